@@ -1,0 +1,1 @@
+"""Everything that touches the outside. Adapters do not know each other."""

@@ -1,0 +1,1 @@
+"""The database: one schema, one migration chain, one store per file."""

@@ -1,0 +1,263 @@
+"""The audit log on SQLite: every caller waits for its commit, and commits go in groups.
+
+One writer thread with a connection of its own takes whatever has gathered while it was busy and
+commits it at once, so that load and not the disk's sync sets the price of a row. There is no
+linger timer: a single row is committed immediately.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+import structlog
+from sqlalchemy import Table, insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from onbook.adapters.database import sqlite_file
+from onbook.adapters.database.errors import primary_code, reason
+from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
+from onbook.adapters.database.types import utc_text
+from onbook.adapters.errors import AlreadyRecorded, RowRefused
+from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+
+_log = structlog.get_logger(__name__)
+
+# Bounds how long the first row of a group waits for the last one.
+_MAX_GROUP: Final = 256
+
+Values = tuple[object, ...]
+
+
+def _insert_sql(table: Table) -> str:
+    return str(insert(table).compile(dialect=SQLiteDialect_pysqlite(paramstyle="qmark")))
+
+
+_INSERT_ROW: Final = _insert_sql(enhancement_logs)
+_INSERT_TEXTS: Final = _insert_sql(enhancement_texts)
+_ROW_COLUMNS: Final = tuple(column.name for column in enhancement_logs.columns)
+_TEXT_COLUMNS: Final = tuple(column.name for column in enhancement_texts.columns)
+_row_values: Final[Callable[[EnhancementRow], Values]] = attrgetter(*_ROW_COLUMNS)
+_text_values: Final[Callable[[EnhancementTexts], Values]] = attrgetter(*_TEXT_COLUMNS)
+_ROW_TIME: Final = _ROW_COLUMNS.index("created_at")
+_ROW_REQUEST: Final = _ROW_COLUMNS.index("request_id")
+_TEXT_TIME: Final = _TEXT_COLUMNS.index("created_at")
+
+if {item.name for item in fields(EnhancementRow)} != set(_ROW_COLUMNS):  # pragma: no cover
+    raise AssertionError("enhancement_logs and EnhancementRow differ")
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One row on its way, and who waits for it. ``error`` None once committed."""
+
+    row: Values
+    texts: Values | None
+    done: "asyncio.Future[None]"
+    error: StoreUnavailable | None = None
+
+
+class SqliteEnhancementLog:
+    """``ports.EnhancementLog`` on one SQLite file, for one event loop.
+
+    The file is opened at the first row and again after every failure, and a commit is believed
+    only if the path still names the file that was written.
+
+    Args:
+        url: ``sqlite+aiosqlite:///<path>``; the schema must be there (``schema.migrate``).
+        busy_timeout_s: Seconds to wait for another writer before rows are refused.
+
+    Raises:
+        DatabaseUnusable: the URL is not that of a SQLite file.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+        self._writer = _Writer(sqlite_file.sqlite_path(url), busy_timeout_s)
+        self._lock = threading.Lock()
+        self._wake = threading.Semaphore(0)
+        self._pending: list[_Entry] = []
+        self._idle = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    async def record(self, row: EnhancementRow, texts: EnhancementTexts | None) -> None:
+        """Commit the row, and its texts, durably before returning.
+
+        A cancelled caller's row is committed all the same.
+
+        Raises:
+            AlreadyRecorded: a row with this request_id is there.
+            RowRefused: the database works but will never take this row.
+            StoreUnavailable: nothing was written.
+        """
+        loop = asyncio.get_running_loop()
+        entry = _Entry(_timed(_row_values(row), _ROW_TIME), None, loop.create_future())
+        if texts is not None:
+            entry.texts = _timed(_text_values(texts), _TEXT_TIME)
+        with self._lock:
+            if self._closing:
+                raise StoreUnavailable("The audit log is closed.")
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(loop,), name="onbook-audit-log", daemon=True
+                )
+                self._thread.start()
+            self._pending.append(entry)
+            wake, self._idle = self._idle, False
+        if wake:
+            self._wake.release()
+        await entry.done
+
+    async def close(self) -> None:
+        """Commit what is under way and let go of the file."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+            self._idle = False
+        self._wake.release()
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        group: list[_Entry] = []
+        try:
+            while True:
+                with self._lock:
+                    group, self._pending = self._pending[:_MAX_GROUP], self._pending[_MAX_GROUP:]
+                    if not group:
+                        if self._closing:
+                            return
+                        self._idle = True
+                if not group:
+                    self._wake.acquire()
+                    continue
+                self._writer.commit(group)
+                _hand_back(loop, group)
+        finally:
+            self._writer.close()
+            with self._lock:
+                # Reached before close() only if memory ran out or by a bug: nobody may then wait
+                # for ever, and the next row starts a new thread.
+                self._thread = None
+                self._idle = False
+                left, self._pending = group + self._pending, []
+            for entry in left:
+                entry.error = StoreUnavailable("The writer of the audit log has stopped.")
+            _hand_back(loop, left)
+
+
+class _Writer:
+    """The connection, used by the writer thread alone."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._connection: sqlite3.Connection | None = None
+        self._inode: sqlite_file.Inode | None = None
+
+    def commit(self, group: Sequence[_Entry]) -> None:
+        """Commit ``group`` and set the error of each entry that could not be."""
+        error = self._attempt(group)
+        if error is None:
+            return
+        if len(group) > 1 and _concerns_one_row(error):
+            for entry in group:
+                self.commit((entry,))
+            return
+        for entry in group:
+            entry.error = self._port_error(entry, error)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _attempt(self, group: Sequence[_Entry]) -> BaseException | None:
+        try:
+            connection = self._opened()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(_INSERT_ROW, [entry.row for entry in group])
+                texts = [entry.texts for entry in group if entry.texts is not None]
+                if texts:
+                    connection.executemany(_INSERT_TEXTS, texts)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if sqlite_file.inode(self._path) != self._inode:
+                self.close()
+                return FileNotFoundError(2, "replaced while it was written")
+        except (sqlite3.Error, OSError) as error:
+            if not _concerns_one_row(error):
+                self.close()
+            return error
+        except (OverflowError, ValueError, TypeError) as error:
+            # A value that SQLite cannot hold: too large a number, or half of a surrogate pair.
+            return error
+        return None
+
+    def _port_error(self, entry: _Entry, error: BaseException) -> StoreUnavailable:
+        if isinstance(error, sqlite3.IntegrityError) and self._has(entry.row[_ROW_REQUEST]):
+            return AlreadyRecorded("The audit log already has a row with this request_id.")
+        if _concerns_one_row(error) and primary_code(error) != sqlite3.SQLITE_FULL:
+            return RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
+        cause = reason(error)
+        _log.warning("audit_log_unavailable", reason=cause)
+        return StoreUnavailable(f"The audit log cannot be written: {cause}.")
+
+    def _has(self, request_id: object) -> bool:
+        try:
+            found = self._opened().execute(
+                "SELECT 1 FROM enhancement_logs WHERE request_id = ?", (request_id,)
+            )
+            return found.fetchone() is not None
+        except (sqlite3.Error, OSError):
+            return False
+
+    def _opened(self) -> sqlite3.Connection:
+        now = sqlite_file.inode(self._path)
+        if self._connection is not None and now == self._inode:
+            return self._connection
+        self.close()
+        connection = sqlite_file.connect(self._path, busy_timeout_s=self._busy_timeout_s)
+        self._connection, self._inode = connection, now
+        return connection
+
+
+def _concerns_one_row(error: BaseException) -> bool:
+    """Tell whether another row could succeed where this one did not."""
+    if isinstance(error, sqlite3.OperationalError):
+        # A small row may still fit where a large one did not.
+        return primary_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG)
+    if isinstance(error, sqlite3.DatabaseError):
+        return primary_code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+    return not isinstance(error, OSError)
+
+
+def _timed(values: Values, position: int) -> Values:
+    time = values[position]
+    return (*values[:position], utc_text(time), *values[position + 1 :])  # type: ignore[arg-type]  # the column is created_at
+
+
+def _hand_back(loop: asyncio.AbstractEventLoop, group: Sequence[_Entry]) -> None:
+    try:
+        loop.call_soon_threadsafe(_settle, group)
+    except RuntimeError:
+        # The loop is closed: nobody waits any more, and the rows are where they are.
+        return
+
+
+def _settle(group: Sequence[_Entry]) -> None:
+    for entry in group:
+        if entry.done.done():
+            continue
+        if entry.error is None:
+            entry.done.set_result(None)
+        else:
+            entry.done.set_exception(entry.error)

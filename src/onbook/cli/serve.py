@@ -1,0 +1,141 @@
+"""``onbook serve`` and ``onbook gateway``: the service in one process."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onbook.adapters.inference.in_process import InProcessWorker
+from onbook.adapters.telemetry.logs import configure_logging
+from onbook.admin.pages import pages
+from onbook.bootstrap import build_service, ensure_first_key, prepare_database
+from onbook.cli.options import fail, settings_with
+from onbook.cli.server import listen, run_server, url_of
+from onbook.domain.templates import TOKEN_UNITS
+from onbook.gateway.app import build_gateway
+from onbook.ports.stores import StoreUnavailable
+from onbook.settings import Settings
+
+if TYPE_CHECKING:
+    from onbook.bootstrap import Service
+    from onbook.worker.start import Worker
+
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")]
+PortOption = Annotated[int | None, typer.Option(help="Port to listen on [8740]; 0 for any free.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="Directory of the database and the keys [data].")
+]
+WorkerUrlOption = Annotated[
+    str | None, typer.Option(help="URL of a worker elsewhere, instead of the embedded one.")
+]
+
+
+def serve(
+    host: HostOption = None,
+    port: PortOption = None,
+    data_dir: DataDirOption = None,
+    worker_url: WorkerUrlOption = None,
+) -> None:
+    """Start everything: database, templates, gateway, and an embedded worker."""
+    settings = settings_with(host=host, port=port, data_dir=data_dir, worker_url=worker_url)
+    _serve(settings, embedded=settings.worker_url is None)
+
+
+def gateway(
+    host: HostOption = None,
+    port: PortOption = None,
+    data_dir: DataDirOption = None,
+    worker_url: WorkerUrlOption = None,
+) -> None:
+    """Start a gateway alone, on a worker elsewhere."""
+    settings = settings_with(host=host, port=port, data_dir=data_dir, worker_url=worker_url)
+    if settings.worker_url is None:
+        fail("a gateway needs a worker; give --worker-url or set ONBOOK_WORKER_URL.", code=2)
+    _serve(settings, embedded=False)
+
+
+def _serve(settings: Settings, *, embedded: bool) -> None:
+    configure_logging(settings.log_level, settings.log_format)
+    # The port first: to learn after a minute of loading that it is taken would be a nuisance.
+    listener = listen(settings.host, settings.port)
+    try:
+        asyncio.run(_run(settings, listener, embedded=embedded))
+    except StoreUnavailable as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"the data directory {settings.data_dir} cannot be used: {error.strerror}.")
+    finally:
+        listener.close()
+
+
+async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
+    say("Preparing the database …")
+    await prepare_database(settings)
+    local = await asyncio.to_thread(_local_worker, settings) if embedded else None
+    in_process = (
+        None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)
+    )
+    service = build_service(settings, in_process)
+    if local is not None:
+        service.registry.register(local.registry)
+    for unit in TOKEN_UNITS:
+        # Loading a vocabulary belongs here, not in the first request.
+        await asyncio.to_thread(service.enhance.counters[unit].count, "warm")
+    first_key = await ensure_first_key(service)
+
+    def welcome() -> None:
+        _welcome(settings, listener, service, first_key, local)
+
+    try:
+        app = build_gateway(service, worker_app=local.app if local else None, pages=pages())
+        await run_server(app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
+    finally:
+        if local is not None:
+            await local.close()
+
+
+def _local_worker(settings: Settings) -> "Worker":
+    # Imported late: a gateway alone needs no engine.
+    from onbook.worker.engines.base import EngineStartError  # noqa: PLC0415
+    from onbook.worker.identity import IdentityError  # noqa: PLC0415
+    from onbook.worker.start import build_worker  # noqa: PLC0415
+
+    try:
+        return build_worker(settings, progress=say)
+    except (EngineStartError, IdentityError) as error:
+        fail(str(error))
+
+
+def _welcome(
+    settings: Settings,
+    listener: socket.socket,
+    service: "Service",
+    first_key: str | None,
+    local: "Worker | None",
+) -> None:
+    url = url_of(settings.host, listener)
+    say(f"\nOnbook is ready at {url}")
+    say(f"  data      {settings.data_dir.resolve()}")
+    model = local.app.info.model.name if local else f"worker at {settings.worker_url}"
+    say(f"  model     {model}")
+    say(f"  content   {settings.content_ceiling}")
+    if first_key is not None:
+        say(f"\n  Your first admin key, shown this once:\n\n    {first_key}\n")
+        say("  Keep it; 'onbook keys create' makes others.")
+    key = "$ONBOOK_KEY" if first_key is None else first_key
+    if service.settings.bootstrap_key is not None:
+        key = "$ONBOOK_BOOTSTRAP_KEY"
+    say(
+        "\nTry it:\n"
+        f"  curl -s {url}/functions/v1/enhance-prompt \\\n"
+        f"    -H 'Content-Type: application/json' -H \"Authorization: Bearer {key}\" \\\n"
+        '    -d \'{"prompt":"a cat in a garden","jobType":"sdxl_image","quality":"high"}\'\n'
+        "\nStop it with Ctrl-C."
+    )
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; logs go elsewhere."""
+    typer.echo(text)

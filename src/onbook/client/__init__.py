@@ -1,0 +1,1 @@
+"""The Python client; it speaks the wire only."""

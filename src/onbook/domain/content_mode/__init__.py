@@ -1,0 +1,1 @@
+"""Which content mode a text belongs to, and which one a request may be served in."""

@@ -1,0 +1,177 @@
+"""What the model added to the user's idea, as units that can be cut whole."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from onbook.domain.fitting.clauses import Clause, Style, ends_sentence, split_clauses
+from onbook.domain.fitting.words import content_words, jaccard, word_set, words
+from onbook.domain.must_keep import Masked
+
+_SAME_CLAUSE = 0.6
+_MIN_HEAD_WORDS = 4
+_MIN_TAIL_WORDS = 3
+_PAUSE_OR_END = " .,;:"
+_LEAD = re.compile(r"[\s,;:.!?…\u2013—\uff0c\u3002-]*")
+# A comma before one of these opens a phrase that can be left out of an English sentence.
+# A clause that begins with one of these is no sentence without the clause after it.
+_SUBORDINATE = word_set(
+    "as while when whenever where if once after before until since although though despite amid "
+    "amidst with without in on at under beneath above below behind beyond beside near from through "
+    "throughout across along among around against inside outside within nestled surrounded set "
+    "framed illuminated bathed lit captured nearby"
+)
+_OPENERS = word_set(
+    "with as while its their his her the a an where which under in on at from against beneath "
+    "beside behind above across through along amid among around within surrounded framed lit set "
+    "captured shot creating casting giving leaving letting revealing making each every soft warm "
+    "cool gentle faint distant subtle rich deep bright"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The smallest piece that may be cut: ``joint`` stands before it within its sentence.
+
+    Units of one ``group`` form a sentence (in tags, each is its own group): only the last unit
+    of a group can go, so that no sentence loses its head.
+    """
+
+    text: str
+    joint: str
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """The units in order; ``joint`` is how the first continues the user's text."""
+
+    units: tuple[Unit, ...]
+    joint: str
+    repeated: tuple[str, ...]
+
+
+def separate(text: str, masked: Masked, *, style: Style) -> Additions:
+    """Separate the model's additions from its repetition of the idea.
+
+    Where ``text`` starts with the idea (compared by letters and digits alone), the rest is the
+    addition; else what merely repeats the user's words is left out.
+    """
+    rest = _after_idea(text, masked.text)
+    continues = rest is not None
+    clauses = split_clauses((text if rest is None else rest).strip())
+    lead = "" if rest is None else _lead(rest)
+    if continues and clauses:
+        stripped = clauses[0].text.lstrip(" \u2013—-")
+        clauses = (replace(clauses[0], text=stripped), *clauses[1:])
+    clauses = tuple(clause for clause in clauses if words(clause.text))
+    idea = content_words(masked.text) if masked.text else frozenset[str]()
+    said: list[frozenset[str]] = []
+    if not continues:
+        said = [content_words(clause.text) for clause in split_clauses(masked.text)]
+    units = (
+        _tag_units(clauses)
+        if style == "tags"
+        else _sentence_units(clauses, continuing=continues and lead != ". ")
+    )
+    groups: dict[int, list[str]] = {}
+    for unit in units:
+        groups.setdefault(unit.group, []).append(unit.text)
+    repeated = {
+        group: " ".join(texts)
+        for group, texts in groups.items()
+        if _repeats(content_words(" ".join(texts)), idea, said)
+    }
+    left = tuple(unit for unit in units if unit.group not in repeated)
+    if not continues or 0 in repeated:
+        lead = ". " if style == "sentences" else ", "
+    return Additions(left, lead, tuple(repeated.values()))
+
+
+def _repeats(found: frozenset[str], idea: frozenset[str], said: Iterable[frozenset[str]]) -> bool:
+    """Say whether words bring nothing that the user did not say."""
+    return found <= idea or any(jaccard(found, clause) >= _SAME_CLAUSE for clause in said)
+
+
+def _after_idea(text: str, idea: str) -> str | None:
+    """Return what follows the idea in ``text``, or None where the text does not start with it."""
+    needed = [c for character in idea for c in character.casefold() if c.isalnum()]
+    end = _match_end(text, needed)
+    if end is None:
+        return None
+    rest = text[end:]
+    if rest[:1].isalnum() or (rest[:1] in {"'", "\u2019", "-", "_"} and rest[1:2].isalnum()):
+        return None
+    tail = idea[len(idea.rstrip("\"'”\u2019»」』)]}!?.")) :]
+    if tail.strip(_PAUSE_OR_END):
+        consumed = 0
+        while consumed < min(len(tail), len(rest)) and rest[consumed] in tail:
+            consumed += 1
+        rest = rest[consumed:]
+    return rest
+
+
+def _match_end(text: str, needed: list[str]) -> int | None:
+    """Return where in ``text`` the letters and digits ``needed`` have all been read."""
+    matched = 0
+    for position, character in enumerate(text):
+        for folded in character.casefold():
+            if folded.isalnum():
+                if matched == len(needed) or folded != needed[matched]:
+                    return None
+                matched += 1
+        if needed and matched == len(needed):
+            return position + 1
+    return None
+
+
+def _lead(rest: str) -> str:
+    """Return the joint between the user's text and its continuation, in one of four forms."""
+    found = _LEAD.match(rest)
+    lead = found.group() if found else ""
+    if ends_sentence(lead):
+        return ". "
+    if any(mark in lead for mark in ",\uff0c:"):
+        return ", "
+    if ";" in lead:
+        return "; "
+    following = rest[len(lead) : len(lead) + 1]
+    if lead.strip():
+        return ", "
+    return ". " if following.isupper() else " "
+
+
+def _tag_units(clauses: tuple[Clause, ...]) -> tuple[Unit, ...]:
+    texts = (clause.text.strip(" .") for clause in clauses)
+    return tuple(Unit(text, ", ", index) for index, text in enumerate(texts) if text)
+
+
+def _sentence_units(clauses: tuple[Clause, ...], *, continuing: bool) -> tuple[Unit, ...]:
+    units: list[Unit] = []
+    group = -1
+    sentence: int | None = None
+    joint = ""
+    for clause in clauses:
+        if clause.sentence != sentence:
+            group, sentence, joint = group + 1, clause.sentence, ""
+            units.append(Unit(clause.text, "", group))
+        elif _cuttable(units[-1], clause, continuing=continuing and group == 0):
+            units.append(Unit(clause.text, joint, group))
+        else:
+            units[-1] = replace(units[-1], text=units[-1].text + joint + clause.text)
+        joint = f"{clause.separator.strip()[:1]} " if clause.separator.strip() else " "
+    return tuple(units)
+
+
+def _cuttable(before: Unit, clause: Clause, *, continuing: bool) -> bool:
+    """Say whether the sentence still stands when it ends before ``clause``."""
+    found = words(clause.text)
+    if len(found) < _MIN_TAIL_WORDS:
+        return False
+    if not before.joint:
+        head = words(before.text)
+        if len(head) < _MIN_HEAD_WORDS:
+            return False
+        if not continuing and head[0] in _SUBORDINATE and "," not in before.text:
+            return False
+    return found[0] in _OPENERS or found[0].endswith("ing")

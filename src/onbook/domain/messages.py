@@ -1,0 +1,157 @@
+"""Composing: a template and a masked prompt become the messages that the model will see.
+
+Only :func:`compose` builds messages. Substitution is a single pass over the template's own text:
+what the user wrote is never parsed, and what was substituted is never substituted again.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Literal
+
+from onbook.domain.errors import InvalidPayload
+from onbook.domain.templates import Example, Template
+
+Role = Literal["system", "user", "assistant"]
+PROMPT_SLOT: Final = "{{prompt}}"
+
+_SLOT: Final = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
+_ROTATE: Final = re.compile(r"^# rotate (\w[\w-]*) (\d{1,3})$", re.MULTILINE)
+_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn, exactly as the worker gets it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Everything of one request that comes from the template: messages and grammar."""
+
+    messages: tuple[Message, ...]
+    grammar: str | None
+
+
+def compose(
+    template: Template,
+    prompt: str,
+    *,
+    seed: int,
+    variables: Mapping[str, object] | None = None,
+) -> Composed:
+    """Build the messages for ``prompt``.
+
+    A chat template gives system, example pairs and the user's message. A base-model template
+    gives the same parts in completion form, to be joined as they are.
+
+    Args:
+        template: The resolved template.
+        prompt: The masked prompt, one line of plain text.
+        seed: Chooses which examples and which alternatives of the grammar are sent.
+        variables: Values for the declared variables of the system prompt.
+
+    Raises:
+        InvalidPayload: a required variable is missing, or an undeclared one was given.
+    """
+    system = substitute(template, variables or {})
+    messages = [Message("system", system)] if system else []
+    for example in rotated_examples(template, seed):
+        messages.append(Message("user", _user_text(template, example.user)))
+        messages.append(Message("assistant", _assistant_text(template, example.assistant)))
+    messages.append(Message("user", _user_text(template, prompt)))
+    grammar = None if template.grammar is None else _grammar(template.grammar, prompt, seed)
+    return Composed(tuple(messages), grammar)
+
+
+def substitute(template: Template, values: Mapping[str, object]) -> str:
+    """Return the system prompt with its declared variables filled in, in one pass.
+
+    Raises:
+        InvalidPayload: naming every missing, undeclared or mistyped variable.
+    """
+    declared = {variable.name: variable for variable in template.variables}
+    wrong = [f"variables.{name}" for name in values if name not in declared]
+    filled: dict[str, str] = {}
+    for name, variable in declared.items():
+        value = values.get(name, variable.default)
+        if value is None and variable.required:
+            wrong.append(f"variables.{name}")
+        filled[name] = "" if value is None else str(value)
+    wrong += [
+        f"variables.{name}"
+        for name in _SLOT.findall(template.system_prompt)
+        if name not in declared
+    ]
+    if wrong:
+        names = sorted(set(wrong))
+        raise InvalidPayload(
+            f"Template {template.template_name} cannot be filled in: "
+            f"{', '.join(names)} missing or not declared.",
+            details={"fields": names},
+        )
+    return _SLOT.sub(lambda match: filled[match.group(1)], template.system_prompt)
+
+
+def rotated_examples(template: Template, seed: int) -> tuple[Example, ...]:
+    """Return the set of examples that ``seed`` picks from the pool.
+
+    The pool is cut into fixed sets rather than shuffled, so that each set's prefix can stay warm
+    in the engine's cache: a cold prefix costs seconds on a small machine.
+    """
+    size = template.examples_sent
+    if size == 0:
+        return ()
+    sets = max(1, len(template.examples) // size)
+    start = (seed % sets) * size
+    return template.examples[start : start + size]
+
+
+def gbnf_literal(text: str) -> str:
+    """Return ``text`` escaped for the inside of a GBNF string literal."""
+    return (
+        text.replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+        .replace("\t", "\\t")
+    )
+
+
+def _user_text(template: Template, prompt: str) -> str:
+    if template.user_format is None:
+        return prompt
+    before, _, after = template.user_format.partition(PROMPT_SLOT)
+    return f"{before}{prompt}{after}"
+
+
+def _assistant_text(template: Template, text: str) -> str:
+    # In completion form the answer follows the cue after a space, and a blank line ends it.
+    return f" {text}\n\n" if template.is_completion else text
+
+
+def _grammar(grammar: str, prompt: str, seed: int) -> str:
+    """Thin out each rule marked ``# rotate <rule> <n>`` to ``n`` alternatives, then fill in.
+
+    Fixed word lists make outputs alike; another part of the list for each seed keeps them apart.
+    """
+    for rule, count in _ROTATE.findall(grammar):
+        grammar = _rotate_rule(grammar, rule, int(count), seed)
+    return grammar.replace(PROMPT_SLOT, gbnf_literal(prompt))
+
+
+def _rotate_rule(grammar: str, rule: str, count: int, seed: int) -> str:
+    head = f"{rule} ::= "
+    lines = grammar.split("\n")
+    for index, line in enumerate(lines):
+        if line.startswith(head):
+            literals = _LITERAL.findall(line[len(head) :])
+            # Only random() is promised to give the same numbers in every Python version.
+            draw = Random(f"{seed}:{rule}").random  # noqa: S311 - variety, not secrecy
+            order = sorted(literals, key=lambda _: draw())
+            lines[index] = head + " | ".join(order[:count])
+    return "\n".join(lines)

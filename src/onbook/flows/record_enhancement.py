@@ -1,0 +1,187 @@
+"""Writing the audit row of one request. The answer goes out only after this has returned."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from json import dumps
+
+from onbook.domain.content_mode.decision import ContentDecision
+from onbook.domain.enhancement import Caller, EnhanceCommand, Enhancement
+from onbook.domain.errors import AuditWriteFailed, ContentRefused, OnbookError, PurityViolation
+from onbook.ports.clock import IdSource
+from onbook.ports.stores import (
+    EnhancementLog,
+    EnhancementRow,
+    EnhancementTexts,
+    StoreUnavailable,
+)
+
+FUNCTION = "enhance-prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that ended in an error, as far as it came."""
+
+    request_id: str
+    created_at: datetime
+    command: EnhanceCommand
+    caller: Caller
+    decision: ContentDecision | None
+    error: OnbookError
+    execution_time_ms: float
+
+
+async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids: IdSource) -> None:
+    """Commit the row and the texts of a finished enhancement.
+
+    Raises:
+        AuditWriteFailed: they could not be committed anywhere.
+    """
+    salt = ids.nonce()
+    command, run, resolved = enhancement.command, enhancement.run, enhancement.resolved
+    template = resolved.template if resolved else None
+    row = EnhancementRow(
+        id=ids.request_id(),
+        request_id=enhancement.request_id,
+        created_at=enhancement.created_at,
+        function=FUNCTION,
+        caller=enhancement.caller.key_id,
+        user_id=enhancement.caller.user_id,
+        job_type=command.job.name,
+        template_name=template.template_name if template else None,
+        template_version=template.version if template else None,
+        template_sha256=template.content_sha256 if template else None,
+        template_source=resolved.source if resolved else None,
+        content_mode=enhancement.decision.effective_mode,
+        target=command.target,
+        model_type=template.model_type if template else None,
+        model_used=run.model_used if run else None,
+        worker_id=run.worker_id if run else None,
+        strategy=enhancement.strategy,
+        fallback_level=enhancement.fallback_level,
+        cache_hit=resolved.cache_hit if resolved else None,
+        attempts=enhancement.attempts,
+        execution_time_ms=round(enhancement.execution_time_ms, 3),
+        worker_response_time_ms=round(run.worker_response_time_ms, 3) if run else None,
+        token_count=enhancement.token_count,
+        token_limit=enhancement.token_limit,
+        tokens_before_compression=enhancement.tokens_before_compression,
+        tokenizer=enhancement.tokenizer,
+        compression_applied=enhancement.compression_applied,
+        finish_reason=run.finish_reason if run else None,
+        error_code=None,
+        integrity_status=enhancement.integrity,
+        prompt_sha256=_salted(salt, command.prompt),
+        messages_sha256=enhancement.messages_sha256,
+        output_sha256=_salted(salt, enhancement.enhanced_prompt),
+        seed=enhancement.seed,
+        receipt=_json(run.receipt) if run and run.receipt else None,
+        decision=_decision(enhancement.decision),
+    )
+    texts = EnhancementTexts(
+        request_id=enhancement.request_id,
+        created_at=enhancement.created_at,
+        salt=salt,
+        original=command.prompt,
+        messages=_json([asdict(message) for message in enhancement.messages]),
+        raw_output=run.text if run else None,
+        enhanced=enhancement.enhanced_prompt,
+    )
+    await _commit(row, texts, log)
+
+
+async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -> None:
+    """Commit the row of a request that ended in an error.
+
+    Refused text is not stored: its row keeps the digest and the categories.
+
+    Raises:
+        AuditWriteFailed: the row could not be committed anywhere.
+    """
+    salt = ids.nonce()
+    command, decision = failure.command, failure.decision
+    refused = isinstance(failure.error, ContentRefused)
+    violated = isinstance(failure.error, PurityViolation)
+    row = EnhancementRow(
+        id=ids.request_id(),
+        request_id=failure.request_id,
+        created_at=failure.created_at,
+        function=FUNCTION,
+        caller=failure.caller.key_id,
+        user_id=failure.caller.user_id,
+        job_type=command.job.name,
+        template_name=command.template_name,
+        template_version=None,
+        template_sha256=None,
+        template_source=None,
+        content_mode="refused" if refused else decision.effective_mode if decision else "sfw",
+        target=command.target,
+        model_type=command.selected_model,
+        model_used=None,
+        worker_id=None,
+        strategy=None,
+        fallback_level=None,
+        cache_hit=None,
+        attempts=0,
+        execution_time_ms=round(failure.execution_time_ms, 3),
+        worker_response_time_ms=None,
+        token_count=None,
+        token_limit=None,
+        tokens_before_compression=None,
+        tokenizer=None,
+        compression_applied=None,
+        finish_reason=None,
+        error_code=failure.error.code,
+        integrity_status="violation" if violated else "not_applicable",
+        prompt_sha256=_salted(salt, command.prompt),
+        messages_sha256=None,
+        output_sha256=None,
+        seed=command.seed,
+        receipt=None,
+        decision=_decision(decision) if decision else None,
+    )
+    texts = EnhancementTexts(
+        request_id=failure.request_id,
+        created_at=failure.created_at,
+        salt=salt,
+        original="" if refused else command.prompt,
+        messages=None,
+        raw_output=None,
+        enhanced=None,
+    )
+    await _commit(row, texts, log)
+
+
+async def _commit(row: EnhancementRow, texts: EnhancementTexts, log: EnhancementLog) -> None:
+    try:
+        await log.record(row, texts)
+    except StoreUnavailable as error:
+        raise AuditWriteFailed(
+            "The audit row could not be written, so the answer is withheld."
+        ) from error
+
+
+def _salted(salt: str, text: str) -> str:
+    # A digest without salt of a short prompt could be guessed back to the prompt.
+    data = bytes.fromhex(salt) + text.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _json(value: object) -> str:
+    return dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decision(decision: ContentDecision) -> str:
+    """Return the decision without what the rules matched: positions in a text are about it."""
+    return _json(
+        {
+            "mode": decision.mode,
+            "effective_mode": decision.effective_mode,
+            "score": round(decision.score, 4),
+            "categories": dict(decision.categories),
+            "source": decision.source,
+            "reason": decision.reason,
+            "detector": asdict(decision.detector),
+        }
+    )

@@ -1,0 +1,109 @@
+"""The gateway's ASGI application."""
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from starlette.middleware.cors import CORSMiddleware
+
+from onbook.bootstrap import Service
+from onbook.gateway.functions import Function
+from onbook.gateway.openapi import openapi_document
+from onbook.gateway.routes.enhance_prompt import enhance_prompt_route
+from onbook.gateway.routes.health import Healthz, Metrics, Readyz
+from onbook.wire.asgi import send_json
+from onbook.wire.routing import ExactRouter, Lifespan
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+CORS_HEADERS: Final = (
+    "authorization",
+    "x-client-info",
+    "apikey",
+    "content-type",
+    "idempotency-key",
+)
+WORKER_PATHS: Final = frozenset(
+    {"/chat", "/enhance", "/generate", "/worker/info", "/model/info", "/chat/health"}
+)
+_log = structlog.get_logger("onbook.gateway")
+
+
+def build_gateway(
+    service: Service,
+    *,
+    worker_app: "ASGIApp | None" = None,
+    pages: "Mapping[str, ASGIApp] | None" = None,
+) -> "ASGIApp":
+    """Return the application.
+
+    Args:
+        service: The wired parts; started and closed with the application's lifespan.
+        worker_app: The embedded worker, whose own paths are served on the same port.
+        pages: Pages for people, by path.
+    """
+    enhance = Function("enhance-prompt", "enhance", service, enhance_prompt_route)
+    router = ExactRouter(
+        {
+            "/functions/v1/enhance-prompt": {"POST": enhance},
+            "/healthz": {"GET": Healthz()},
+            "/readyz": {"GET": Readyz(service)},
+            "/health": {"GET": Readyz(service)},
+            "/metrics": {"GET": Metrics(service)},
+            "/openapi.json": {"GET": _OpenApi()},
+            **{path: {"GET": page} for path, page in (pages or {}).items()},
+        },
+        lifespan=_lifespan(service),
+    )
+    return _Dispatch(
+        CORSMiddleware(
+            router,
+            allow_origins=service.settings.cors_origins,
+            allow_methods=["GET", "POST", "OPTIONS"],
+            allow_headers=CORS_HEADERS,
+            expose_headers=["x-request-id", "retry-after"],
+            max_age=86_400,
+        ),
+        worker_app,
+    )
+
+
+class _Dispatch:
+    """Sends the worker's paths to the embedded worker, without the gateway's CORS headers."""
+
+    def __init__(self, gateway: "ASGIApp", worker_app: "ASGIApp | None") -> None:
+        self._gateway = gateway
+        self._worker_app = worker_app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if (
+            self._worker_app is not None
+            and scope["type"] == "http"
+            and scope["path"] in WORKER_PATHS
+        ):
+            await self._worker_app(scope, receive, send)
+        else:
+            await self._gateway(scope, receive, send)
+
+
+class _OpenApi:
+    """``GET /openapi.json``."""
+
+    async def __call__(self, _scope: "Scope", _receive: "Receive", send: "Send") -> None:
+        await send_json(send, 200, openapi_document())
+
+
+def _lifespan(service: Service) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan() -> "AsyncIterator[None]":
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+            _log.info("service.stopped")
+
+    return lifespan

@@ -1,0 +1,82 @@
+"""What every edge function has in common: who calls, the body, the errors, the canonical line."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from onbook.adapters.telemetry.logs import canonical_fields
+from onbook.bootstrap import Service
+from onbook.domain.enhancement import Caller
+from onbook.gateway.auth import authenticate, require
+from onbook.gateway.errors import as_onbook_error, problem_of
+from onbook.wire.asgi import ClientDisconnectedError, read_body, request_id_of, send_json
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+_log = structlog.get_logger("onbook.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated call with its whole body."""
+
+    caller: Caller
+    body: bytes
+    request_id: str
+    send: "Send"
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that every answer carries."""
+        return [(b"x-request-id", self.request_id.encode())]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An edge function as an ASGI application.
+
+    ``handler`` answers the call itself, and raises before it has begun to answer.
+    """
+
+    name: str
+    scope_needed: str
+    service: Service
+    handler: Callable[[Call, Service], Awaitable[None]]
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve one request and write its canonical line."""
+        started = time.perf_counter()
+        request_id = request_id_of(scope)
+        line: dict[str, object] = {}
+        token = canonical_fields.set(line)
+        status, outcome = 200, "ok"
+        try:
+            caller = await authenticate(scope, self.service.keys)
+            require(caller, self.scope_needed)
+            body = await read_body(scope, receive)
+            await self.handler(Call(caller, body, request_id, send), self.service)
+        except ClientDisconnectedError:
+            status, outcome = 499, "disconnected"
+        except Exception as error:  # noqa: BLE001 - the last line before the caller
+            known = as_onbook_error(error, request_id)
+            status, outcome = known.status, known.code
+            headers = [(b"x-request-id", request_id.encode())]
+            if status == 401:
+                headers.append((b"www-authenticate", b"Bearer"))
+            await send_json(send, status, problem_of(known, request_id), headers)
+        finally:
+            canonical_fields.reset(token)
+            self.service.metrics.requests.labels(self.name, outcome).inc()
+            _log.info(
+                "request",
+                function=self.name,
+                request_id=request_id,
+                status=status,
+                outcome=outcome,
+                duration_ms=round((time.perf_counter() - started) * 1000, 2),
+                **line,
+            )

@@ -1,0 +1,1 @@
+"""What the flows need from outside, as Protocols."""

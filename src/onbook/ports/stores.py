@@ -1,0 +1,169 @@
+"""The stores, as the flows see them. Each has one contract suite that all adapters pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from onbook.domain.templates import Template
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be reached or cannot do its work; the message holds no request data."""
+
+
+class TemplateStore(Protocol):
+    """The book: one live row per template."""
+
+    async def epoch(self) -> int:
+        """Return a number that grows with every change to any template.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
+    async def active(self) -> Sequence[Template]:
+        """Return every active template, by name.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
+    async def seed(self, templates: Sequence[Template], *, at: datetime) -> int:
+        """Insert those templates whose name is not there yet; return how many were new.
+
+        Raises:
+            StoreUnavailable: the database cannot be written.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnhancementRow:
+    """One immutable row of ``enhancement_logs``. Times in ms, digests in hexadecimal."""
+
+    id: str
+    request_id: str
+    created_at: datetime
+    function: str
+    caller: str
+    user_id: str | None
+    job_type: str | None
+    template_name: str | None
+    template_version: int | None
+    template_sha256: str | None
+    template_source: str | None
+    content_mode: str
+    target: str | None
+    model_type: str | None
+    model_used: str | None
+    worker_id: str | None
+    strategy: str | None
+    fallback_level: int | None
+    cache_hit: bool | None
+    attempts: int
+    execution_time_ms: float
+    worker_response_time_ms: float | None
+    token_count: int | None
+    token_limit: int | None
+    tokens_before_compression: int | None
+    tokenizer: str | None
+    compression_applied: bool | None
+    finish_reason: str | None
+    error_code: str | None
+    integrity_status: str
+    prompt_sha256: str
+    messages_sha256: str | None
+    output_sha256: str | None
+    seed: int | None
+    receipt: str | None
+    decision: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnhancementTexts:
+    """The purgeable half of a row: the texts, and the salt of the row's text digests."""
+
+    request_id: str
+    created_at: datetime
+    salt: str
+    original: str
+    messages: str | None
+    raw_output: str | None
+    enhanced: str | None
+
+
+class EnhancementLog(Protocol):
+    """The audit log."""
+
+    async def record(self, row: EnhancementRow, texts: EnhancementTexts | None) -> None:
+        """Commit the row, and its texts, durably before returning.
+
+        Raises:
+            StoreUnavailable: nothing was written.
+        """
+
+    async def close(self) -> None:
+        """Commit what is under way and let go of the database."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKey:
+    """A stored key: its HMAC, never the key itself."""
+
+    key_id: str
+    name: str
+    key_hmac: str
+    scopes: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+class AccessKeyStore(Protocol):
+    """Who may call."""
+
+    async def add(self, key: AccessKey) -> None:
+        """Store a new key.
+
+        Raises:
+            StoreUnavailable: the database cannot be written.
+        """
+
+    async def by_hmac(self, key_hmac: str) -> AccessKey | None:
+        """Return the key with this HMAC, revoked and expired ones too.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
+    async def all(self) -> Sequence[AccessKey]:
+        """Return every key, oldest first.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
+    async def revoke(self, key_id: str, *, at: datetime) -> bool:
+        """Revoke a key; return False if there is none with this id or it already was.
+
+        Raises:
+            StoreUnavailable: the database cannot be written.
+        """
+
+    async def touch(self, key_ids: Sequence[str], *, at: datetime) -> None:
+        """Note when keys were last used; best effort.
+
+        Raises:
+            StoreUnavailable: the database cannot be written.
+        """
+
+
+class TemplateSnapshots(Protocol):
+    """The last good set of templates, outside the database."""
+
+    def save(self, templates: Sequence[Template], *, at: datetime) -> None:
+        """Keep ``templates`` on local disk, replacing the older set in one step."""
+
+    def load(self) -> tuple[Sequence[Template], datetime] | None:
+        """Return the last set and when it was good, or None if there is none that is whole."""

@@ -1,0 +1,152 @@
+"""Every setting, typed and documented. Read once, from ``ONBOOK_*`` and the command line."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from onbook.domain.content_mode.decision import ContentMode
+
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+EngineName = Literal["llama_cpp", "echo"]
+
+MIN_KEY_CHARS: Final = 16
+
+_CommaList = Annotated[list[str], NoDecode]
+
+
+def _default_data_dir() -> Path:
+    return Path("data")
+
+
+class Settings(BaseSettings):
+    """The options of the service. Each is ``ONBOOK_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="ONBOOK_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Loopback by default.")
+    port: int = Field(
+        8740, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it."
+    )
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        description="Directory of the database, the keys, the snapshot and the spool.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the database; by default `onbook.db` in the data directory.",
+    )
+    bootstrap_key: SecretStr | None = Field(
+        None,
+        description="The first admin key, at least 16 characters. Without it one is generated and "
+        "printed once.",
+    )
+    key_pepper: SecretStr | None = Field(
+        None,
+        description="Secret that access keys are hashed with. By default a generated one in the "
+        "data directory.",
+    )
+    content_ceiling: ContentMode = Field(
+        "sfw", description="The highest content mode that this deployment serves."
+    )
+    cors_origins: _CommaList = Field(
+        default_factory=lambda: ["*"],
+        description="Origins whose pages may call the edge functions, comma-separated, or `*` for "
+        "any: a page needs an access key all the same, and cookies are never accepted.",
+    )
+    worker_engine: EngineName = Field(
+        "llama_cpp", description="Engine of the embedded worker; `echo` needs no model."
+    )
+    worker_url: str | None = Field(
+        None, description="URL of a worker elsewhere; then no embedded worker is started."
+    )
+    worker_key: SecretStr | None = Field(
+        None,
+        description="Bearer key of the worker: demanded by a worker, sent by a gateway. A worker "
+        "without one answers on loopback only.",
+    )
+    worker_public_key: str | None = Field(
+        None,
+        description="Base64 Ed25519 key that the remote worker's receipts must be signed with; by "
+        "default the one that the worker shows first.",
+    )
+    worker_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that one request may wait for the worker."
+    )
+    require_receipts: bool = Field(
+        default=False,
+        description="Treat a worker's answer without a receipt as a purity violation instead of "
+        "reporting it as unverified.",
+    )
+    model_path: Path | None = Field(
+        None, description="GGUF file of the embedded worker; by default the packaged model."
+    )
+    model_sha256: str | None = Field(
+        None, description="Expected SHA-256 of the model file; a different file is refused."
+    )
+    context_size: int = Field(
+        2048, ge=256, le=1_048_576, description="Tokens of context per slot of the embedded worker."
+    )
+    slots: int = Field(
+        2, ge=1, le=64, description="Requests that the embedded worker runs at the same time."
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="Threads of the embedded worker; by default one less than the cores.",
+    )
+    prompt_cache_mib: int = Field(
+        128, ge=0, le=65_536, description="Host memory for warm prompt prefixes, in MiB."
+    )
+    max_queue: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="Requests that may wait for a slot of the worker; further ones get 503.",
+    )
+    template_poll_s: float = Field(
+        0.25, gt=0, le=60, description="Seconds between two looks for changed templates."
+    )
+    shutdown_grace_s: float = Field(
+        30.0, ge=0, le=3600, description="Seconds that requests in flight get at shutdown."
+    )
+    log_level: LogLevel = Field(
+        "info",
+        description="Lowest level that is logged. Only `debug` shows prompt text, 100 characters.",
+    )
+    log_format: LogFormat = Field(
+        "auto", description="`json`, `console`, or `auto`: console on a terminal, else JSON."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("bootstrap_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_KEY_CHARS:
+            raise ValueError(f"must have at least {MIN_KEY_CHARS} characters")
+        return value
+
+    @property
+    def database(self) -> str:
+        """The database URL that is in force."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'onbook.db'}"
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

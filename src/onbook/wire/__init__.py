@@ -1,0 +1,1 @@
+"""What goes over HTTP, shared by gateway, worker and client. Imports nothing of ours."""

@@ -1,0 +1,211 @@
+"""The audit log on SQLite when the machine fails under it."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
+from onbook.adapters.database.schema import migrate
+from onbook.adapters.database.sqlite_file import sqlite_path
+from onbook.ports.stores import EnhancementRow, StoreUnavailable
+
+MakeRow = Callable[..., EnhancementRow]
+
+_ROW = """
+import asyncio, sys
+from dataclasses import fields
+from datetime import datetime, UTC
+from uuid import uuid4
+from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+def row(request_id):
+    values = {item.name: None for item in fields(EnhancementRow)}
+    values.update(id=str(uuid4()), request_id=request_id, created_at=datetime.now(UTC),
+        function="f", caller="c", content_mode="sfw", attempts=1, execution_time_ms=1.0,
+        integrity_status="verified", prompt_sha256="0")
+    return EnhancementRow(**values)
+def texts(request_id, size):
+    return EnhancementTexts(request_id=request_id, created_at=datetime.now(UTC), salt="s",
+        original="x" * size, messages=None, raw_output=None, enhanced=None)
+"""
+
+_WRITE_FOR_EVER = (
+    _ROW
+    + """
+from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
+async def client(log):
+    while True:
+        request_id = str(uuid4())
+        await log.record(row(request_id), texts(request_id, 200))
+        sys.stdout.write(request_id + "\\n")
+        sys.stdout.flush()
+async def main():
+    log = SqliteEnhancementLog(sys.argv[1])
+    await asyncio.gather(*(client(log) for _ in range(32)))
+asyncio.run(main())
+"""
+)
+
+_FILL = (
+    _ROW
+    + """
+import resource
+from pathlib import Path
+from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
+async def main():
+    url, limit = sys.argv[1], 600_000
+    log = SqliteEnhancementLog(url)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    await log.record(row("before"), None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    failed = []
+    for number in range(40):
+        try:
+            await log.record(row(f"r{number}"), texts(f"r{number}", 50_000))
+        except StoreUnavailable as error:
+            failed.append(f"r{number}")
+            message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    for request_id in failed:
+        await log.record(row(request_id), None)
+    await log.close()
+    print(len(failed), message, sep="|")
+asyncio.run(main())
+"""
+)
+
+
+def _request_ids(url: str) -> list[str]:
+    with closing(sqlite3.connect(sqlite_path(url))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        found = connection.execute("SELECT request_id FROM enhancement_logs ORDER BY rowid")
+        return [request_id for (request_id,) in found]
+
+
+@pytest.mark.parametrize("lines", [1, 400])
+def test_kill_9_loses_no_acknowledged_row(url: str, lines: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITE_FOR_EVER, url], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline() for _ in range(lines)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += process.stdout.readlines()
+    told = {line.decode().strip() for line in acknowledged if line.endswith(b"\n")}
+    assert len(told) >= lines
+    assert told <= set(_request_ids(url))
+
+
+def test_a_full_disk_refuses_rows_and_recovers(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FILL, url], capture_output=True, text=True, check=True
+    )
+    failed, message = done.stdout.strip().splitlines()[-1].split("|")
+    assert 0 < int(failed) < 40
+    assert "disk" in message
+    assert sorted(_request_ids(url)) == sorted(["before", *(f"r{n}" for n in range(40))])
+
+
+async def test_a_file_that_moves_away_and_back(
+    url: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
+) -> None:
+    path = sqlite_path(url)
+    rows = [make_row() for _ in range(4)]
+    await sqlite_log.record(rows[0], None)
+    path.rename(path.with_name("away.db"))
+    for row in rows[1:3]:
+        with pytest.raises(StoreUnavailable, match="missing"):
+            await sqlite_log.record(row, None)
+    assert not path.exists()
+    path.with_name("away.db").rename(path)
+    await sqlite_log.record(rows[3], None)
+    assert _request_ids(url) == [rows[0].request_id, rows[3].request_id]
+
+
+async def test_a_file_that_is_replaced_gets_the_next_row(
+    url: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
+) -> None:
+    await sqlite_log.record(make_row(), None)
+    path = sqlite_path(url)
+    for file in path.parent.glob(path.name + "*"):
+        file.unlink()
+    migrate(url)
+    row = make_row()
+    await sqlite_log.record(row, None)
+    assert _request_ids(url) == [row.request_id]
+
+
+async def test_a_commit_into_a_file_that_vanished_meanwhile_is_not_believed(
+    url: str,
+    sqlite_log: SqliteEnhancementLog,
+    make_row: MakeRow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await sqlite_log.record(make_row(), None)
+    writer = sqlite_log._writer
+    opened = writer._opened
+
+    def vanish() -> sqlite3.Connection:
+        connection = opened()
+        sqlite_path(url).unlink()
+        return connection
+
+    monkeypatch.setattr(writer, "_opened", vanish)
+    with pytest.raises(StoreUnavailable, match="missing"):
+        await sqlite_log.record(make_row(), None)
+
+
+async def test_a_lock_held_elsewhere_refuses_and_then_recovers(url: str, make_row: MakeRow) -> None:
+    log = SqliteEnhancementLog(url, busy_timeout_s=0.01)
+    row = make_row()
+    with closing(sqlite3.connect(sqlite_path(url), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await log.record(row, None)
+    await log.record(row, None)
+    await log.close()
+    assert _request_ids(url) == [row.request_id]
+
+
+async def test_a_database_without_tables_is_named(tmp_path: Path, make_row: MakeRow) -> None:
+    path = tmp_path / "empty.db"
+    path.touch()
+    log = SqliteEnhancementLog(f"sqlite+aiosqlite:///{path}")
+    with pytest.raises(StoreUnavailable, match="not set up"):
+        await log.record(make_row(), None)
+    await log.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_bug_in_the_writer_fails_its_group_and_no_more(
+    url: str,
+    make_row: MakeRow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = SqliteEnhancementLog(url)
+
+    def broken(_group: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log._writer, "commit", broken)
+        with pytest.raises(StoreUnavailable, match="stopped"):
+            await asyncio.wait_for(log.record(make_row(), None), 10)
+    row = make_row()
+    await log.record(row, None)
+    await log.close()
+    assert _request_ids(url) == [row.request_id]
+
+
+async def test_the_log_needs_no_file_until_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    log = SqliteEnhancementLog(f"sqlite+aiosqlite:///{path}")
+    await log.close()
+    assert os.listdir(tmp_path) == []
