@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from onbook.domain.content_mode.decision import ContentMode
-
+# The same values as the domain's: settings stay free of it, since workers read settings too.
+ContentMode = Literal["sfw", "nsfw"]
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 EngineName = Literal["llama_cpp", "echo"]

@@ -159,11 +159,8 @@ def access_key_store(request: pytest.FixtureRequest, engine: AsyncEngine) -> Acc
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def log(request: pytest.FixtureRequest, url: str) -> AsyncIterator[EnhancementLog]:
-    log: EnhancementLog
-    if request.param == "memory":
-        log = MemoryEnhancementLog()
-    else:
-        log = SqliteEnhancementLog(url)
+    memory = request.param == "memory"
+    log: EnhancementLog = MemoryEnhancementLog() if memory else SqliteEnhancementLog(url)
     yield log
     await log.close()
 

@@ -134,7 +134,7 @@ async def test_close_waits_for_what_is_under_way(
     fraction=st.floats(0, 1e9),
     flag=st.none() | st.booleans(),
 )
-async def test_any_value_comes_back(  # noqa: PLR0917 - fixtures and drawn values
+async def test_any_value_comes_back(
     sqlite_log: SqliteEnhancementLog,
     recorded: Recorded,
     make_row: MakeRow,

@@ -46,6 +46,10 @@ max_tokens = 100
 """
 
 
+def _names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
 @pytest.fixture(params=["memory", "file"])
 def snapshots(request: pytest.FixtureRequest, tmp_path: Path) -> TemplateSnapshots:
     if request.param == "memory":
@@ -68,7 +72,7 @@ def test_a_snapshot_is_for_its_owner_only(tmp_path: Path, make_template: Make) -
     path = tmp_path / "snapshot"
     FileTemplateSnapshots(path).save([make_template()], at=AT)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["snapshot"]
+    assert _names(tmp_path) == ["snapshot"]
 
 
 def test_every_damaged_snapshot_is_refused(tmp_path: Path, make_template: Make) -> None:
@@ -105,7 +109,7 @@ def test_a_snapshot_that_cannot_be_saved_keeps_the_older_one(
     found = snapshots.load()
     assert found is not None
     assert len(found[0]) == 1
-    assert os.listdir(tmp_path) == ["snapshot"]
+    assert _names(tmp_path) == ["snapshot"]
 
 
 def test_the_packaged_templates_are_valid_and_distinct() -> None:
@@ -145,8 +149,8 @@ def test_secrets_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
     assert len(pepper) == 32
     assert load_or_create_pepper(tmp_path) == pepper
     assert load_or_create_worker_key(tmp_path).private_bytes_raw() == key.private_bytes_raw()
-    assert sorted(os.listdir(tmp_path)) == [PEPPER_FILE, WORKER_KEY_FILE]
-    for name in os.listdir(tmp_path):
+    assert _names(tmp_path) == [PEPPER_FILE, WORKER_KEY_FILE]
+    for name in _names(tmp_path):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     assert load_or_create_pepper(tmp_path.parent) != pepper
     (tmp_path.parent / PEPPER_FILE).unlink()

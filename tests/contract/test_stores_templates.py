@@ -138,9 +138,11 @@ async def test_a_raw_insert_needs_only_what_has_no_default(engine: AsyncEngine) 
     [
         "UPDATE prompt_templates SET version = version - 1",
         "UPDATE prompt_templates SET content_mode = 'other'",
-        "INSERT INTO prompt_templates (template_name, model_type, use_case, content_mode,"
-        " system_prompt, token_limit) VALUES ('twin', 'qwen_instruct', 'enhancement', 'sfw', 'x',"
-        " 75)",
+        (
+            "INSERT INTO prompt_templates (template_name, model_type, use_case, content_mode,"
+            " system_prompt, token_limit)"
+            " VALUES ('twin', 'qwen_instruct', 'enhancement', 'sfw', 'x', 75)"
+        ),
     ],
     ids=["version down", "unknown mode", "second active row for a universal key"],
 )

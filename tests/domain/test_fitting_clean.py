@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onbook.domain.fitting.clauses import Style, join_exactly, repeats, split_clauses, without
@@ -166,6 +166,7 @@ TEXTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_splitting_loses_nothing(text: str) -> None:
     clauses = split_clauses(text)
@@ -178,6 +179,7 @@ def test_dropping_the_last_clause_of_a_sentence_keeps_its_full_stop() -> None:
     assert join_exactly(without(clauses, {1})) == "A cat sits. It rains."
 
 
+@settings(deadline=None)
 @given(TEXTS, st.sampled_from(["tags", "sentences", "text"]), st.booleans())
 def test_cleaning_is_total_and_invents_no_word(text: str, style: Style, truncated: bool) -> None:  # noqa: FBT001 - hypothesis fills it
     cleaned = clean(text, style=style, truncated=truncated)

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onbook.domain.must_keep import opaque_spans, protect
@@ -128,6 +128,7 @@ def test_emoji_joiners_survive() -> None:
     assert protect("a 👩\u200d🚀 waves").text == "a 👩\u200d🚀 waves"
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_keeps_are_verbatim_ordered_and_apart(prompt: str) -> None:
     end = 0
@@ -137,6 +138,7 @@ def test_keeps_are_verbatim_ordered_and_apart(prompt: str) -> None:
         end = keep.end
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_the_plain_text_is_one_clean_line(prompt: str) -> None:
     text = protect(prompt).text
@@ -146,6 +148,7 @@ def test_the_plain_text_is_one_clean_line(prompt: str) -> None:
     assert "<|" not in text or "|>" not in text.split("<|", 1)[1][:40] or " " in text
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_opaque_spans_nest_nowhere(prompt: str) -> None:
     end = 0

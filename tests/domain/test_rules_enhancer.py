@@ -2,7 +2,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onbook.domain.fitting import rule_terms
@@ -137,6 +137,7 @@ def test_an_idea_of_nothing_but_syntax_is_left_alone() -> None:
     assert enhance("???") == "???"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=120), st.sampled_from(["sdxl", "wan", "hunyuan_video", "other"]))
 def test_any_idea_fits_after_the_rules_with_nothing_of_it_lost(prompt: str, target: str) -> None:
     masked = protect(prompt)

@@ -1,4 +1,3 @@
-import os
 import sqlite3
 import subprocess
 import sys
@@ -264,4 +263,5 @@ def test_the_migrations_ship_with_the_package() -> None:
         location = config.get_main_option("script_location")
     assert location is not None
     assert (Path(location) / "env.py").is_file()
-    assert any(name.endswith("first_tables.py") for name in os.listdir(Path(location) / "versions"))
+    versions = {file.stem for file in (Path(location) / "versions").glob("*.py")}
+    assert versions >= set(REVISIONS)

@@ -89,7 +89,7 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
         _welcome(settings, listener, service, first_key, local)
 
     try:
-        app = build_gateway(service, worker_app=local.app if local else None, pages=pages())
+        app = build_gateway(service, worker_app=local.app if local else None, pages=pages(service, local.app.info if local else None))
         await run_server(app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
     finally:
         if local is not None:
@@ -97,14 +97,12 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
 
 
 def _local_worker(settings: Settings) -> "Worker":
-    # Imported late: a gateway alone needs no engine.
-    from onbook.worker.engines.base import EngineStartError  # noqa: PLC0415
-    from onbook.worker.identity import IdentityError  # noqa: PLC0415
-    from onbook.worker.start import build_worker  # noqa: PLC0415
+    # Imported here, because a gateway alone needs no engine.
+    from onbook.worker import engines, identity, start  # noqa: PLC0415 - see above
 
     try:
-        return build_worker(settings, progress=say)
-    except (EngineStartError, IdentityError) as error:
+        return start.build_worker(settings, progress=say)
+    except (engines.EngineStartError, identity.IdentityError) as error:
         fail(str(error))
 
 

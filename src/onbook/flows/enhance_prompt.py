@@ -1,6 +1,7 @@
 """Enhancing one prompt: mode, template, protect, compose, infer, verify, fit, record, answer."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Literal
 
 from onbook.domain.content_mode.decision import (
@@ -117,12 +118,28 @@ async def enhance_prompt(
         await record_failure(failure, services.log, services.ids)
         services.observer.failed(request_id, error)
         raise
-    enhancement = Enhancement(
-        request_id=request_id,
+    elapsed = (services.clock.monotonic() - started) * 1000
+    enhancement = _enhancement(command, caller, prepared, text, fitted, created_at, elapsed)
+    await record_enhancement(enhancement, services.log, services.ids)
+    services.observer.finished(enhancement)
+    return enhancement
+
+
+def _enhancement(
+    command: EnhanceCommand,
+    caller: Caller,
+    prepared: Prepared,
+    text: _Text,
+    fitted: FittedPrompt,
+    created_at: datetime,
+    elapsed_ms: float,
+) -> Enhancement:
+    return Enhancement(
+        request_id=prepared.request_id,
         created_at=created_at,
         caller=caller,
         command=command,
-        decision=decision,
+        decision=prepared.decision,
         resolved=prepared.resolved,
         messages=prepared.composed.messages,
         messages_sha256=messages_sha256(prepared.composed.messages),
@@ -142,7 +159,7 @@ async def enhance_prompt(
         kept=fitted.kept,
         added=fitted.added,
         dropped=fitted.dropped,
-        execution_time_ms=(services.clock.monotonic() - started) * 1000,
+        execution_time_ms=elapsed_ms,
         integrity=text.integrity,
         warnings=(
             *command.warnings,
@@ -152,9 +169,6 @@ async def enhance_prompt(
         ),
         fitting_steps=tuple(step.name for step in fitted.steps),
     )
-    await record_enhancement(enhancement, services.log, services.ids)
-    services.observer.finished(enhancement)
-    return enhancement
 
 
 def decide_mode(

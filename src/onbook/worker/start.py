@@ -79,8 +79,9 @@ def _engine(settings: "Settings", progress: Progress) -> Engine:
     if name == "echo":
         progress("Starting the echo engine: no model, it repeats what it is given.")
         return EchoEngine(settings.context_size)
-    # Imported late: the echo engine needs none of it.
-    from onbook.worker.engines.llama_cpp import start_llama_cpp  # noqa: PLC0415
+    from onbook.worker.engines.llama_cpp import (  # noqa: PLC0415 - the echo engine needs none of it
+        start_llama_cpp,
+    )
 
     path, expected = _model_file(settings)
     progress(f"Loading the model {path.name} …")

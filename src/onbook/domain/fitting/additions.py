@@ -9,6 +9,8 @@ from onbook.domain.fitting.words import content_words, jaccard, word_set, words
 from onbook.domain.must_keep import Masked
 
 _SAME_CLAUSE = 0.6
+# A model repeats what the prompt says first; to compare all with all would cost the square.
+_COMPARED_CLAUSES = 64
 _MIN_HEAD_WORDS = 4
 _MIN_TAIL_WORDS = 3
 _PAUSE_OR_END = " .,;:"
@@ -51,11 +53,12 @@ class Additions:
     repeated: tuple[str, ...]
 
 
-def separate(text: str, masked: Masked, *, style: Style) -> Additions:
+def separate(text: str, masked: Masked, *, style: Style, loose: bool = False) -> Additions:
     """Separate the model's additions from its repetition of the idea.
 
     Where ``text`` starts with the idea (compared by letters and digits alone), the rest is the
-    addition; else what merely repeats the user's words is left out.
+    addition; else what merely repeats the user's words is left out. ``loose`` lets a sentence be
+    cut at any comma: for a run-on sentence that fits the limit in no other way.
     """
     rest = _after_idea(text, masked.text)
     continues = rest is not None
@@ -68,11 +71,11 @@ def separate(text: str, masked: Masked, *, style: Style) -> Additions:
     idea = content_words(masked.text) if masked.text else frozenset[str]()
     said: list[frozenset[str]] = []
     if not continues:
-        said = [content_words(clause.text) for clause in split_clauses(masked.text)]
+        said = [content_words(c.text) for c in split_clauses(masked.text)[:_COMPARED_CLAUSES]]
     units = (
         _tag_units(clauses)
         if style == "tags"
-        else _sentence_units(clauses, continuing=continues and lead != ". ")
+        else _sentence_units(clauses, continuing=continues and lead != ". ", loose=loose)
     )
     groups: dict[int, list[str]] = {}
     for unit in units:
@@ -146,7 +149,9 @@ def _tag_units(clauses: tuple[Clause, ...]) -> tuple[Unit, ...]:
     return tuple(Unit(text, ", ", index) for index, text in enumerate(texts) if text)
 
 
-def _sentence_units(clauses: tuple[Clause, ...], *, continuing: bool) -> tuple[Unit, ...]:
+def _sentence_units(
+    clauses: tuple[Clause, ...], *, continuing: bool, loose: bool
+) -> tuple[Unit, ...]:
     units: list[Unit] = []
     group = -1
     sentence: int | None = None
@@ -155,7 +160,7 @@ def _sentence_units(clauses: tuple[Clause, ...], *, continuing: bool) -> tuple[U
         if clause.sentence != sentence:
             group, sentence, joint = group + 1, clause.sentence, ""
             units.append(Unit(clause.text, "", group))
-        elif _cuttable(units[-1], clause, continuing=continuing and group == 0):
+        elif _cuttable(units[-1], clause, continuing=continuing and group == 0, loose=loose):
             units.append(Unit(clause.text, joint, group))
         else:
             units[-1] = replace(units[-1], text=units[-1].text + joint + clause.text)
@@ -163,15 +168,14 @@ def _sentence_units(clauses: tuple[Clause, ...], *, continuing: bool) -> tuple[U
     return tuple(units)
 
 
-def _cuttable(before: Unit, clause: Clause, *, continuing: bool) -> bool:
+def _cuttable(before: Unit, clause: Clause, *, continuing: bool, loose: bool) -> bool:
     """Say whether the sentence still stands when it ends before ``clause``."""
-    found = words(clause.text)
-    if len(found) < _MIN_TAIL_WORDS:
-        return False
     if not before.joint:
         head = words(before.text)
-        if len(head) < _MIN_HEAD_WORDS:
-            return False
         if not continuing and head[0] in _SUBORDINATE and "," not in before.text:
             return False
-    return found[0] in _OPENERS or found[0].endswith("ing")
+        if len(head) < _MIN_HEAD_WORDS and not loose:
+            return False
+    found = words(clause.text)
+    opens = found[0] in _OPENERS or found[0].endswith("ing")
+    return loose or (opens and len(found) >= _MIN_TAIL_WORDS)

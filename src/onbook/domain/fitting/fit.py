@@ -105,18 +105,19 @@ def fit(
         return _fit_reply(cleaned.text, steps, limit=limit, counter=counter)
     warnings = ["model_refused"] if cleaned.refusal else []
     user = user_text(masked)
-    additions = separate(cleaned.text, masked, style=style)
-    steps += [Step("repeats_prompt", text) for text in additions.repeated]
-    additions, guarded = _guard(additions, masked.text, style)
-    steps += guarded
     reader = _Reader(counter, tuple(keep.text for keep in masked.keeps))
     clauses = split_clauses(user.body)
     kept = tuple(text for text in (*(clause.text for clause in clauses), user.flags) if text)
+    additions = separate(cleaned.text, masked, style=style)
+    steps += [Step("repeats_prompt", text) for text in additions.repeated]
+    additions, guarded = _guard(additions, masked.text, style)
     tokens_before = reader.tokens(assemble(user, additions, style))
-    additions, cut = _cut_additions(
-        additions, user, kept, excess=tokens_before - limit, limit=limit, reader=reader, style=style
-    )
-    steps += cut
+    additions, cut = _cut_additions(additions, user, kept, limit=limit, reader=reader, style=style)
+    if style == "sentences" and cut and not additions.units:
+        # One run-on sentence: part of it is better than none, if the user's text leaves room.
+        loose = separate(cleaned.text, masked, style=style, loose=True)
+        additions, cut = _cut_additions(loose, user, kept, limit=limit, reader=reader, style=style)
+    steps += [*guarded, *cut]
     if any(step.name == "added_people" for step in guarded) or (
         _invents_people(additions.units, masked.text)
     ):
@@ -183,7 +184,6 @@ def _cut_additions(
     user: UserText,
     user_clauses: tuple[str, ...],
     *,
-    excess: int,
     limit: int,
     reader: _Reader,
     style: Style,
@@ -193,6 +193,7 @@ def _cut_additions(
     Prices are estimates, one count per unit; the whole is counted exactly after each round, and
     a round that fell short asks for the difference more.
     """
+    excess = reader.tokens(assemble(user, additions, style)) - limit
     if excess <= 0 or not additions.units:
         return additions, []
     tokens = [

@@ -113,16 +113,7 @@ def start_llama_cpp(
             f"The llama.cpp engine cannot be loaded ({error}); install the package 'xllamacpp' "
             "and, on Debian, the system package 'libgomp1'."
         ) from error
-    try:
-        gguf = read_gguf(path)
-    except ModelFileError as error:
-        raise EngineStartError(f"{error} Use another file or install the model again.") from error
-    digest = file_sha256(path)
-    if expected_sha256 is not None and digest != expected_sha256.lower():
-        raise EngineStartError(
-            f"The model file {path} has SHA-256 {digest}, not the expected one: it is damaged or "
-            "another file. Install the model again or set ONBOOK_MODEL_SHA256."
-        )
+    gguf, digest = _checked_file(path, expected_sha256)
     context = min(context_size, gguf.context_length or context_size)
     key = secrets.token_urlsafe(32)
     params = _params(xllamacpp, path, key, context * slots, slots, threads, prompt_cache_mib)
@@ -143,6 +134,20 @@ def start_llama_cpp(
         slots=slots,
     )
     return LlamaCppEngine(server, key, model, gguf)
+
+
+def _checked_file(path: Path, expected_sha256: str | None) -> tuple[GgufModel, str]:
+    try:
+        gguf = read_gguf(path)
+    except ModelFileError as error:
+        raise EngineStartError(f"{error} Use another file or install the model again.") from error
+    digest = file_sha256(path)
+    if expected_sha256 is not None and digest != expected_sha256.lower():
+        raise EngineStartError(
+            f"The model file {path} has SHA-256 {digest}, not the expected one: it is damaged or "
+            "another file. Install the model again or set ONBOOK_MODEL_SHA256."
+        )
+    return gguf, digest
 
 
 def _params(

@@ -1,0 +1,138 @@
+"""What the status strip says. The words are here alone; the script picks them by ``/readyz``."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+from onbook.bootstrap import Service
+from onbook.domain.content_mode.decision import ContentMode
+from onbook.flows.resolve_template import BookState
+from onbook.wire.worker_api import WorkerInfo
+
+Overall = Literal["ready", "fallback", "not_ready"]
+
+OVERALL_WORDS: Final[Mapping[str, str]] = {
+    "ready": "Ready: templates, database and worker are all there.",
+    "fallback": "Ready, with fallback: every answer says what it was made from.",
+    "not_ready": "Not ready: there is no active template to serve from.",
+    "lost": "No connection to Onbook. What you see here may be old; trying again.",
+}
+SOURCE_WORDS: Final[Mapping[str, str]] = {
+    "database": "from the database",
+    "system_cache": "from the last good snapshot",
+    "hardcoded": "as packaged with Onbook",
+}
+DATABASE_WORDS: Final[Mapping[str, str]] = {"ok": "Connected", "unreachable": "Unreachable"}
+WORKER_WORDS: Final[Mapping[str, str]] = {
+    "ok": "ready",
+    "unavailable": "away, rules write instead",
+}
+CEILING_WORDS: Final[Mapping[ContentMode, tuple[str, str]]] = {
+    "sfw": ("sfw only", "nsfw prompts are declined"),
+    "nsfw": ("up to nsfw", "for keys that allow it"),
+}
+_FINGERPRINT_CHARS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at the service, in the words of the page."""
+
+    overall: Overall
+    source: str
+    templates: int
+    age: str
+    database: str
+    audit: str
+    worker: str
+    ceiling: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """What stays true of the worker while the gateway runs. ``fingerprint`` is short."""
+
+    model: str
+    engine: str
+    purity: str
+    purity_passed: bool
+    fingerprint: str
+
+
+def status_of(service: Service) -> Status:
+    """Return what the strip shows now."""
+    state = service.book.state()
+    return Status(
+        overall=_overall(state, worker_ready=service.worker_ready),
+        source=state.source,
+        templates=state.templates,
+        age=age_words(state),
+        database="ok" if state.reachable else "unreachable",
+        audit=audit_words(service.log.pending),
+        worker="ok" if service.worker_ready else "unavailable",
+        ceiling=CEILING_WORDS[service.settings.content_ceiling],
+    )
+
+
+def worker_card(service: Service, info: WorkerInfo | None) -> WorkerCard:
+    """Return the worker's card; a worker elsewhere is described by what it has shown so far."""
+    key = service.worker.public_key or (info.public_key if info else None)
+    fingerprint = fingerprint_of(key)
+    if info is None:
+        return WorkerCard(
+            model="Worker elsewhere",
+            engine=service.worker.worker_id or "not met yet",
+            purity="purity checked by receipts",
+            purity_passed=True,
+            fingerprint=fingerprint,
+        )
+    passed = info.purity.passed
+    return WorkerCard(
+        model=info.model.name,
+        engine=f"engine {info.model.engine}",
+        purity="purity self-test passed" if passed else "purity self-test failed",
+        purity_passed=passed,
+        fingerprint=fingerprint,
+    )
+
+
+def fingerprint_of(public_key: str | None) -> str:
+    """Return the first 16 hexadecimal digits of the raw key's SHA-256, in groups of four."""
+    if public_key is None:
+        return "not known yet"
+    try:
+        raw = base64.b64decode(public_key, validate=True)
+    except (binascii.Error, ValueError):
+        return "not readable"
+    digits = sha256(raw).hexdigest()[:_FINGERPRINT_CHARS]
+    return " ".join(digits[at : at + 4] for at in range(0, _FINGERPRINT_CHARS, 4))
+
+
+def age_words(state: BookState) -> str:
+    """Return when the database last confirmed the templates; empty where it never did."""
+    if state.good_at is None:
+        return ""
+    seconds = int(state.age_seconds)
+    if seconds < 2:
+        return "confirmed just now"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"confirmed {seconds // size} {unit} ago"
+    return f"confirmed {seconds} s ago"
+
+
+def audit_words(pending: int) -> str:
+    """Return where the audit rows are."""
+    if pending == 0:
+        return "every audit row is in"
+    return f"{pending} audit {'row waits' if pending == 1 else 'rows wait'} on local disk"
+
+
+def _overall(state: BookState, *, worker_ready: bool) -> Overall:
+    if state.templates == 0:
+        return "not_ready"
+    whole = state.reachable and state.source == "database" and worker_ready
+    return "ready" if whole else "fallback"
