@@ -17,6 +17,7 @@ from onbook.adapters.database.engine import create_engine
 from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
 from onbook.adapters.database.schema import migrate
 from onbook.adapters.database.template_store import SqlTemplateStore
+from onbook.adapters.files.durable import ensure_data_dir
 from onbook.adapters.files.packaged import packaged_lexicon_bytes, packaged_templates
 from onbook.adapters.files.secrets import load_or_create_pepper
 from onbook.adapters.files.snapshot import FileTemplateSnapshots
@@ -102,7 +103,7 @@ async def prepare_database(settings: Settings) -> None:
     Raises:
         StoreUnavailable: it cannot be used; the message is one sentence.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_data_dir(settings.data_dir)
     await asyncio.to_thread(migrate, settings.database)
     engine = create_engine(settings.database)
     try:

@@ -1,5 +1,6 @@
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,15 @@ from onbook.ports.stores import StoreUnavailable, TemplateStore
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
 Make = Callable[..., Template]
+
+
+@asynccontextmanager
+async def _engine(url: str, *, busy_timeout_s: float = 5.0) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(url, busy_timeout_s=busy_timeout_s)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 async def _sql(engine: AsyncEngine, statement: str) -> None:
@@ -201,10 +211,11 @@ async def test_an_error_names_no_value(engine: AsyncEngine, make_template: Make)
         await store.epoch()
 
 
-async def test_a_database_that_moves_away_and_back(url: str, make_template: Make) -> None:
+async def test_a_database_that_moves_away_and_back(
+    url: str, engine: AsyncEngine, make_template: Make
+) -> None:
     path = sqlite_path(url)
     away = path.with_name("away.db")
-    engine = create_engine(url)
     store = SqlTemplateStore(engine)
     await store.seed([make_template()], at=AT)
     path.rename(away)
@@ -215,16 +226,14 @@ async def test_a_database_that_moves_away_and_back(url: str, make_template: Make
     assert not path.exists()
     away.rename(path)
     assert len(await store.active()) == 1
-    await engine.dispose()
 
 
 async def test_a_database_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("This is not a database, by any measure. " * 200)
-    engine = create_engine(f"sqlite+aiosqlite:///{path}")
-    with pytest.raises(StoreUnavailable, match="not a SQLite database"):
-        await SqlTemplateStore(engine).active()
-    await engine.dispose()
+    async with _engine(f"sqlite+aiosqlite:///{path}") as engine:
+        with pytest.raises(StoreUnavailable, match="not a SQLite database"):
+            await SqlTemplateStore(engine).active()
 
 
 async def test_every_connection_has_the_pragmas(engine: AsyncEngine) -> None:
@@ -238,9 +247,11 @@ async def test_every_connection_has_the_pragmas(engine: AsyncEngine) -> None:
 
 
 async def test_a_writer_takes_the_lock_at_the_beginning(url: str) -> None:
-    engine = create_engine(url, busy_timeout_s=0.0)
-    async with writer(engine).begin(), engine.connect() as reader:
+    async with (
+        _engine(url, busy_timeout_s=0.0) as engine,
+        writer(engine).begin(),
+        engine.connect() as reader,
+    ):
         assert (await reader.exec_driver_sql("SELECT 1")).scalar() == 1
         with pytest.raises(StoreUnavailable, match="locked"):
             await SqlTemplateStore(engine).seed([], at=AT)
-    await engine.dispose()

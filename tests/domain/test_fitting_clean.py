@@ -31,6 +31,7 @@ PROMPT = "a cat on a sofa, soft window light, 35mm lens"
         (f"```\n{PROMPT}\n```", "code_fence"),
         (f"```text\n{PROMPT}\n```\nThat is it.", "code_fence"),
         (f'{{"prompt": "{PROMPT}"}}', "json"),
+        (f'```json\n{{"prompt": "{PROMPT}"}}\n```', "json"),
         (f"<think>a cat? fine.</think>\n{PROMPT}", "think_block"),
         (f"a cat? fine.</think>\n{PROMPT}", "think_block"),
         (f"{PROMPT}\n<think>and now", "think_block"),

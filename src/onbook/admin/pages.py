@@ -1,6 +1,5 @@
 """Pages for people: what runs here, and a form to try it."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from onbook.admin.assets import load_assets
@@ -9,6 +8,8 @@ from onbook.bootstrap import Service
 from onbook.wire.worker_api import WorkerInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp
 
 

@@ -25,7 +25,9 @@ class StartPage:
     def __init__(self, service: Service, worker_info: WorkerInfo | None, assets: Assets) -> None:
         self._service = service
         self._worker_info = worker_info
-        source = resources.files("onbook.admin").joinpath("html", "start.html.j2").read_text("utf-8")
+        source = (
+            resources.files("onbook.admin").joinpath("html", "start.html.j2").read_text("utf-8")
+        )
         self._template = Environment(
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         ).from_string(

@@ -53,13 +53,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
-    """What stays true of the worker while the gateway runs. ``fingerprint`` is short."""
+    """What stays true of the worker while the gateway runs. ``origin`` is where it runs.
+
+    ``fingerprint`` is short, and None while the key is not known.
+    """
 
     model: str
-    engine: str
+    origin: str
     purity: str
     purity_passed: bool
-    fingerprint: str
+    fingerprint: str | None
 
 
 def status_of(service: Service) -> Status:
@@ -84,7 +87,7 @@ def worker_card(service: Service, info: WorkerInfo | None) -> WorkerCard:
     if info is None:
         return WorkerCard(
             model="Worker elsewhere",
-            engine=service.worker.worker_id or "not met yet",
+            origin=service.worker.worker_id or "not met yet",
             purity="purity checked by receipts",
             purity_passed=True,
             fingerprint=fingerprint,
@@ -92,21 +95,24 @@ def worker_card(service: Service, info: WorkerInfo | None) -> WorkerCard:
     passed = info.purity.passed
     return WorkerCard(
         model=info.model.name,
-        engine=f"engine {info.model.engine}",
+        origin=f"engine {info.model.engine}",
         purity="purity self-test passed" if passed else "purity self-test failed",
         purity_passed=passed,
         fingerprint=fingerprint,
     )
 
 
-def fingerprint_of(public_key: str | None) -> str:
-    """Return the first 16 hexadecimal digits of the raw key's SHA-256, in groups of four."""
+def fingerprint_of(public_key: str | None) -> str | None:
+    """Return the first 16 hexadecimal digits of the raw key's SHA-256, in groups of four.
+
+    None where there is no key, or none in base64.
+    """
     if public_key is None:
-        return "not known yet"
+        return None
     try:
         raw = base64.b64decode(public_key, validate=True)
     except (binascii.Error, ValueError):
-        return "not readable"
+        return None
     digits = sha256(raw).hexdigest()[:_FINGERPRINT_CHARS]
     return " ".join(digits[at : at + 4] for at in range(0, _FINGERPRINT_CHARS, 4))
 
@@ -127,7 +133,7 @@ def age_words(state: BookState) -> str:
 def audit_words(pending: int) -> str:
     """Return where the audit rows are."""
     if pending == 0:
-        return "every audit row is in"
+        return "all audit rows are written"
     return f"{pending} audit {'row waits' if pending == 1 else 'rows wait'} on local disk"
 
 

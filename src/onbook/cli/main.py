@@ -3,6 +3,9 @@
 import typer
 
 from onbook import __version__
+from onbook.cli.doctor import doctor
+from onbook.cli.enhance import enhance
+from onbook.cli.keys import keys
 from onbook.cli.serve import gateway, serve
 from onbook.cli.worker import worker
 
@@ -17,6 +20,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(gateway)
 app.command()(worker)
+app.command()(enhance)
+app.add_typer(keys)
+app.command()(doctor)
 
 
 def _show_version(show: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onbook.adapters.files.secrets import SecretUnusable
 from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.adapters.telemetry.logs import configure_logging
 from onbook.admin.pages import pages
@@ -62,7 +63,10 @@ def _serve(settings: Settings, *, embedded: bool) -> None:
     listener = listen(settings.host, settings.port)
     try:
         asyncio.run(_run(settings, listener, embedded=embedded))
-    except StoreUnavailable as error:
+    except KeyboardInterrupt:
+        # The server has drained by now, and raises the signal again for whoever asks.
+        say("Stopped.")
+    except (StoreUnavailable, SecretUnusable) as error:
         fail(str(error))
     except OSError as error:
         fail(f"the data directory {settings.data_dir} cannot be used: {error.strerror}.")
@@ -89,7 +93,11 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
         _welcome(settings, listener, service, first_key, local)
 
     try:
-        app = build_gateway(service, worker_app=local.app if local else None, pages=pages(service, local.app.info if local else None))
+        app = build_gateway(
+            service,
+            worker_app=local.app if local else None,
+            pages=pages(service, local.app.info if local else None),
+        )
         await run_server(app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
     finally:
         if local is not None:

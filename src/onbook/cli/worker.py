@@ -30,6 +30,8 @@ def worker(
     listener = listen(settings.host, settings.port)
     try:
         asyncio.run(_run(settings, listener))
+    except KeyboardInterrupt:
+        typer.echo("Stopped.")
     except (EngineStartError, IdentityError) as error:
         fail(str(error))
     finally:

@@ -82,9 +82,7 @@ class AsyncOnbook:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         try:
-            async with self._session.post(
-                self._url, data=body, allow_redirects=False
-            ) as response:
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                 answer = bytearray()
                 async for chunk in response.content.iter_any():
                     answer += chunk
@@ -92,9 +90,7 @@ class AsyncOnbook:
                         raise OnbookAnswerError(response.status)
                 return response.status, bytes(answer)
         except TimeoutError:
-            raise OnbookTimeoutError(
-                f"No answer came within {self._timeout_s:g} s."
-            ) from None
+            raise OnbookTimeoutError(f"No answer came within {self._timeout_s:g} s.") from None
         except (aiohttp.ClientError, OSError) as error:
             raise OnbookConnectionError(
                 f"The service cannot be reached ({type(error).__name__})."

@@ -77,9 +77,7 @@ class Onbook:
             response = connection.getresponse()
             answer = response.read(MAX_ANSWER_BYTES + 1)
         except TimeoutError:
-            raise OnbookTimeoutError(
-                f"No answer came within {self._timeout_s:g} s."
-            ) from None
+            raise OnbookTimeoutError(f"No answer came within {self._timeout_s:g} s.") from None
         except (OSError, http.client.HTTPException) as error:
             raise OnbookConnectionError(
                 f"The service cannot be reached ({type(error).__name__})."

@@ -36,7 +36,7 @@ _TAG = re.compile(r"<[A-Za-z][\w-]{0,31}:[^<>\n]{1,200}>")
 _WRAPPED_WORDS = 8
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 _QUOTE_ENDS = {'"': '"', "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』"}
-_QUOTE_MAX = 400
+_QUOTE_MAX = 4000
 _SINGLE_QUOTE_MAX = 200
 _SINGLE_QUOTE_END = re.compile(r"(?<=\S)['\u2019](?!\w)")
 # Words that begin with an apostrophe: 'tis, 'em, rock 'n' roll, the '90s.

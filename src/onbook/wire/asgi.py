@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES: Final = 1024 * 1024
 JSON_TYPE: Final = (b"content-type", b"application/json")
 
+_LENGTH_DIGITS: Final = 18
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -41,8 +42,10 @@ async def read_body(scope: "Scope", receive: "Receive", limit: int = MAX_BODY_BY
         BodyTooLargeError: it is, or says that it is, longer than ``limit`` bytes.
         ClientDisconnectedError: the caller went away.
     """
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit:
+    declared = (header(scope, b"content-length") or "").lstrip("0")
+    # Compared by length first: Python refuses to read numbers of thousands of digits. A length
+    # that is not a number says nothing; the chunks are counted all the same.
+    if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > limit):
         raise BodyTooLargeError
     chunks: list[bytes] = []
     size = 0

@@ -24,12 +24,15 @@ def canonical_json(value: object) -> bytes:
 
     Raises:
         CanonicalizationError: for NaN, infinities, integers beyond 2**53 - 1, lone surrogates,
-            keys that are not strings, and types that JSON does not have.
+            keys that are not strings, types that JSON does not have, and values nested deeper
+            than the interpreter's stack.
     """
     parts: list[str] = []
-    _write(value, parts)
     try:
+        _write(value, parts)
         return "".join(parts).encode()
+    except RecursionError:
+        raise CanonicalizationError("the value is nested too deeply") from None
     except UnicodeEncodeError as error:
         raise CanonicalizationError("a string holds a lone surrogate") from error
 
@@ -65,9 +68,16 @@ def _write(value: object, parts: list[str]) -> None:
     elif isinstance(value, Mapping):
         _write_object(cast("Mapping[object, object]", value), parts)
     elif isinstance(value, msgspec.Struct):
-        _write_object(cast("Mapping[object, object]", msgspec.to_builtins(value)), parts)
+        _write_object(_fields(value), parts)
     else:
         raise CanonicalizationError(f"{type(value).__name__} is not a JSON type")
+
+
+def _fields(value: msgspec.Struct) -> dict[object, object]:
+    # Not to_builtins: a struct with omit_defaults drops a field by the identity of its value, so
+    # that equal structs would get different digests.
+    names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+    return {encoded: getattr(value, name) for encoded, name in names}
 
 
 def _write_array(items: list[object] | tuple[object, ...], parts: list[str]) -> None:

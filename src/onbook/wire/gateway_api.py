@@ -203,19 +203,20 @@ def read_enhance_request(body: bytes) -> EnhanceRequest:
             request = msgspec.convert(data, EnhanceRequest)
             if request.prompt.strip() and b"\\u0000" not in body:
                 return request
+            # The escape may be harmless text: a backslash before it takes its meaning away.
             errors = _bad_texts(data)
             if not errors:
                 return request
         except msgspec.ValidationError:
             pass
-    raise FieldErrors(errors | _wrong_fields(data))
+    raise FieldErrors(_bad_texts(data) | errors | _wrong_fields(data))
 
 
 def _bad_texts(data: dict[str, object]) -> dict[str, str]:
     errors: dict[str, str] = {}
     for name, value in data.items():
-        # The escape was seen in the body; an escaped backslash before it makes it harmless text.
-        if isinstance(value, str) and "\x00" in value:
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and "\x00" in text for text in texts):
             errors[name] = "holds a NUL character"
     prompt = data.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():

@@ -4,7 +4,7 @@ One dictionary look-up per request, and every refusal is the one error body.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from onbook.wire.asgi import problem, request_id_of, send_json
@@ -72,11 +72,17 @@ class ExactRouter:
 
     async def _live(self, receive: "Receive", send: "Send") -> None:
         await receive()
-        if self._lifespan is None:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        else:
-            async with self._lifespan():
+        started = False
+        try:
+            async with self._lifespan() if self._lifespan is not None else nullcontext():
                 await send({"type": "lifespan.startup.complete"})
+                started = True
                 await receive()
+        except Exception as error:
+            # A server that is not told may take the application for one without a lifespan, and
+            # serve it half started.
+            stage = "shutdown" if started else "startup"
+            message = f"{type(error).__name__}: {error}"
+            await send({"type": f"lifespan.{stage}.failed", "message": message})
+            raise
         await send({"type": "lifespan.shutdown.complete"})

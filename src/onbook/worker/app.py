@@ -146,12 +146,12 @@ class WorkerApp:
             request_id = request.request_id or request_id
             steps = self._executor.run(endpoint, request)
             if request.stream:
-                await self._stream(endpoint, steps, request_id, receive, send)
+                outcome = await self._stream(endpoint, steps, request_id, receive, send)
             else:
                 executed = await _unless_disconnected(_last(steps), receive)
                 self._observe(endpoint, executed)
                 await send_json(send, 200, self._answer(endpoint, executed, legacy))
-            outcome = "ok"
+                outcome = "ok"
         except ClientDisconnectedError:
             outcome = "disconnected"
         except Exception as error:  # noqa: BLE001 - the last line before the caller
@@ -169,21 +169,25 @@ class WorkerApp:
         request_id: str,
         receive: "Receive",
         send: "Send",
-    ) -> None:
-        async def forward() -> None:
+    ) -> str:
+        """Send the steps as events; return the outcome: ``ok`` or an error code."""
+
+        async def forward() -> str:
             first = await anext(steps)
             await start_events(send)
             try:
                 await self._send_step(endpoint, first, send)
                 async for step in steps:
                     await self._send_step(endpoint, step, send)
-            except EngineError as error:
+            except Exception as error:  # noqa: BLE001 - the last line before the caller
                 # The status is out already: the stream itself must say that it failed.
                 answer = _explain(error, request_id)[1]
                 await send_event(send, "error", answer, last=True)
+                return answer.error_code
+            return "ok"
 
         async with aclosing(steps):
-            await _unless_disconnected(forward(), receive)
+            return await _unless_disconnected(forward(), receive)
 
     async def _send_step(self, endpoint: Endpoint, step: str | Executed, send: "Send") -> None:
         if isinstance(step, str):

@@ -32,6 +32,7 @@ _INT32: Final = 5
 _CONTROL: Final = 3
 _USER_DEFINED: Final = 4
 _MAX_KEYS: Final = 100_000
+_LENGTH_BYTES: Final = 8
 
 
 class ModelFileError(Exception):
@@ -62,7 +63,7 @@ def read_gguf(path: Path) -> GgufModel:
             return _model(dict(_entries(_Cursor(data), path)), path)
     except FileNotFoundError:
         raise ModelFileError(f"There is no model file at {path}.") from None
-    except (OSError, struct.error, IndexError, UnicodeDecodeError, ValueError, MemoryError):
+    except (OSError, struct.error, LookupError, ValueError, MemoryError):
         raise ModelFileError(f"The model file {path} is damaged or cut off.") from None
 
 
@@ -73,10 +74,16 @@ class _Cursor:
         self.data = data
         self.at = 0
 
-    def take(self, size: int) -> bytes:
-        if size < 0 or self.at + size > len(self.data):
+    def expect(self, size: int) -> None:
+        if self.at + size > len(self.data):
             raise IndexError(size)
+
+    def skip(self, size: int) -> None:
+        self.expect(size)
         self.at += size
+
+    def take(self, size: int) -> bytes:
+        self.skip(size)
         return self.data[self.at - size : self.at]
 
     def unpack(self, layout: str) -> int:
@@ -107,10 +114,14 @@ def _value(cursor: _Cursor, kind: int) -> object:
     if kind == _ARRAY:
         item_kind, length = cursor.unpack("<I"), cursor.unpack("<Q")
         if item_kind == _STRING:
+            # Each text takes eight bytes at least: no count beyond that is worth starting on.
+            cursor.expect(_LENGTH_BYTES * length)
             return [cursor.string() for _ in range(length)]
-        size = struct.calcsize(_SCALARS[item_kind])
-        raw = cursor.take(size * length)
-        return array("i", raw) if item_kind == _INT32 else raw
+        size = struct.calcsize(_SCALARS[item_kind]) * length
+        if item_kind == _INT32:
+            return array("i", cursor.take(size))
+        cursor.skip(size)
+        return None
     if kind not in _SCALARS:
         raise ValueError(kind)
     layout = _SCALARS[kind]
@@ -123,11 +134,10 @@ def _model(entries: dict[str, object], path: Path) -> GgufModel:
     types = entries.get("tokenizer.ggml.token_type")
     if not isinstance(tokens, list) or not isinstance(types, array) or len(tokens) != len(types):
         raise ModelFileError(f"The model file {path} carries no tokenizer.")
-    context_length = entries.get(f"{architecture}.context_length")
     template = entries.get("tokenizer.chat_template")
     return GgufModel(
         architecture=architecture,
-        context_length=context_length if isinstance(context_length, int) else None,
+        context_length=_positive(entries.get(f"{architecture}.context_length")),
         chat_template=template if isinstance(template, str) else None,
         special={
             str(text): index
@@ -135,3 +145,7 @@ def _model(entries: dict[str, object], path: Path) -> GgufModel:
             if kind in (_CONTROL, _USER_DEFINED)
         },
     )
+
+
+def _positive(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None

@@ -1,6 +1,7 @@
 """Who this worker is: an Ed25519 key that it makes at its first start and keeps."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -44,13 +45,15 @@ def worker_id_of(key: Ed25519PrivateKey) -> str:
 def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = Ed25519PrivateKey.generate()
-    draft = path.with_suffix(f".{os.getpid()}")
+    # Not the process id: in a container that is the same at every start, so a draft that a killed
+    # process left behind would be in the way for ever.
+    draft = path.with_suffix(f".{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(key.private_bytes_raw().hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(key.private_bytes_raw().hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         # A link fails where the file has appeared meanwhile: the first starter wins.
         os.link(draft, path)
     except FileExistsError:

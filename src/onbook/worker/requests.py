@@ -36,7 +36,7 @@ def read_request(endpoint: Endpoint, body: bytes) -> tuple[InferenceRequest, Leg
         # The decoder checks the encoding of the texts it builds only; Raw values are not built.
         body.decode("utf-8")
         keys = _objects.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequestError(
             "The body is not a UTF-8 JSON object.", "Send one JSON object with 'messages'."
         ) from None

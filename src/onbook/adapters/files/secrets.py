@@ -1,4 +1,4 @@
-"""The secrets that are made on the first start and kept in the data directory."""
+"""The secret that is made on the first start and kept in the data directory."""
 
 import binascii
 import secrets
@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from onbook.adapters.files.durable import create_once
 
 _log = structlog.get_logger(__name__)
 
 PEPPER_FILE: Final = "access-key-pepper"
-WORKER_KEY_FILE: Final = "worker-key.pem"
 
 _PEPPER_BYTES: Final = 32
 
@@ -48,28 +39,6 @@ def load_or_create_pepper(data_dir: Path) -> bytes:
             "made anew: then delete the file."
         )
     return pepper
-
-
-def load_or_create_worker_key(data_dir: Path) -> Ed25519PrivateKey:
-    """Return the key that the embedded worker signs receipts with, made on the first call.
-
-    Raises:
-        SecretUnusable: the file is damaged, or cannot be read or created.
-    """
-    path = data_dir / WORKER_KEY_FILE
-    fresh = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    try:
-        key = load_pem_private_key(_load_or_create(path, fresh), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SecretUnusable(
-            f"{path} is not an Ed25519 key; restore it from a backup, or delete it so that the "
-            "worker gets a new identity."
-        )
-    return key
 
 
 def _load_or_create(path: Path, fresh: bytes) -> bytes:

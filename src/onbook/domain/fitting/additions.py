@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from onbook.domain.fitting.clauses import Clause, Style, ends_sentence, split_clauses
 from onbook.domain.fitting.words import content_words, jaccard, word_set, words
-from onbook.domain.must_keep import Masked
+from onbook.domain.must_keep import Masked, protect
 
 _SAME_CLAUSE = 0.6
 # A model repeats what the prompt says first; to compare all with all would cost the square.
@@ -65,9 +65,13 @@ def separate(text: str, masked: Masked, *, style: Style, loose: bool = False) ->
     clauses = split_clauses((text if rest is None else rest).strip())
     lead = "" if rest is None else _lead(rest)
     if continues and clauses:
-        stripped = clauses[0].text.lstrip(" \u2013—-")
+        stripped = clauses[0].text.lstrip(" \u2013—-:")
         clauses = (replace(clauses[0], text=stripped), *clauses[1:])
-    clauses = tuple(clause for clause in clauses if words(clause.text))
+    clauses = tuple(
+        replace(clause, text=clause.text.rstrip(" :-"))
+        for clause in clauses
+        if words(clause.text) and not _is_syntax(clause.text)
+    )
     idea = content_words(masked.text) if masked.text else frozenset[str]()
     said: list[frozenset[str]] = []
     if not continues:
@@ -89,6 +93,11 @@ def separate(text: str, masked: Masked, *, style: Style, loose: bool = False) ->
     if not continues or 0 in repeated:
         lead = ". " if style == "sentences" else ", "
     return Additions(left, lead, tuple(repeated.values()))
+
+
+def _is_syntax(text: str) -> bool:
+    """Say whether a clause is nothing but a tag: those are the user's to set, not the model's."""
+    return "<" in text and not protect(text).text
 
 
 def _repeats(found: frozenset[str], idea: frozenset[str], said: Iterable[frozenset[str]]) -> bool:
@@ -129,7 +138,7 @@ def _match_end(text: str, needed: list[str]) -> int | None:
 
 
 def _lead(rest: str) -> str:
-    """Return the joint between the user's text and its continuation, in one of four forms."""
+    """Return the joint between the user's text and its continuation, in one of five forms."""
     found = _LEAD.match(rest)
     lead = found.group() if found else ""
     if ends_sentence(lead):
@@ -140,7 +149,7 @@ def _lead(rest: str) -> str:
         return "; "
     following = rest[len(lead) : len(lead) + 1]
     if lead.strip():
-        return ", "
+        return " — "
     return ". " if following.isupper() else " "
 
 

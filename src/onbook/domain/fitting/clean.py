@@ -116,8 +116,8 @@ def clean(raw: str, *, style: Style, truncated: bool = False) -> Cleaned:
         return Cleaned(text, tuple(steps), refusal=False)
     text = _apply(
         [
-            ("json", _from_json),
             ("code_fence", _from_fence),
+            ("json", _from_json),
             ("preamble", _without_preamble),
             ("label", _after_label),
             ("trailing_note", _without_note),

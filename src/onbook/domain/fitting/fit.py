@@ -118,15 +118,10 @@ def fit(
         loose = separate(cleaned.text, masked, style=style, loose=True)
         additions, cut = _cut_additions(loose, user, kept, limit=limit, reader=reader, style=style)
     steps += [*guarded, *cut]
-    if any(step.name == "added_people" for step in guarded) or (
-        _invents_people(additions.units, masked.text)
-    ):
+    if _added_people(guarded, additions, masked.text):
         warnings.append("added_people")
-    text, tokens = reader.spell(assemble(user, additions, style))
+    text, tokens = _finished(user, additions, limit, reader, style)
     dropped: tuple[str, ...] = ()
-    if tokens > limit:
-        # The closing full stop is ours, so it goes before any word of the user's.
-        text, tokens = reader.spell(user.whole)
     if tokens > limit:
         short = shorten(user, clauses, reader.keeps, limit=limit, measure=reader.tokens)
         text, tokens = reader.spell(short.text)
@@ -147,6 +142,14 @@ def fit(
         steps=tuple(steps),
         warnings=tuple(warnings),
     )
+
+
+def _finished(
+    user: UserText, additions: Additions, limit: int, reader: _Reader, style: Style
+) -> tuple[str, int]:
+    text, tokens = reader.spell(assemble(user, additions, style))
+    # The closing full stop is ours, so it goes before any word of the user's.
+    return reader.spell(user.whole) if tokens > limit else (text, tokens)
 
 
 def _in_order(keeps: tuple[str, ...], text: str) -> bool:
@@ -173,6 +176,12 @@ def _guard(additions: Additions, idea: str, style: Style) -> tuple[Additions, li
         else:
             left.append(unit)
     return replace(additions, units=tuple(left)), steps
+
+
+def _added_people(guarded: list[Step], additions: Additions, idea: str) -> bool:
+    return any(step.name == "added_people" for step in guarded) or (
+        _invents_people(additions.units, idea)
+    )
 
 
 def _invents_people(units: tuple[Unit, ...], idea: str) -> bool:

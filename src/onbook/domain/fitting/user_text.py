@@ -21,6 +21,7 @@ _SPACELESS = re.compile(
 )
 # What is longer and has no space is no word: a run of marks, a list without spaces.
 _LONGEST_WORD = 30
+_INNER_MARKS = "'\u2019-_"
 _TRIES = 4
 _COUNTED_CLAUSES = 64
 _JOINERS = "\u200d\ufe0e\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
@@ -282,5 +283,7 @@ def _characters(word: str) -> list[str]:
         else:
             parts.append(character)
         if not joined:
-            open_end = not (alone or (long and not character.isalnum()))
+            open_end = not (
+                alone or (long and not character.isalnum() and character not in _INNER_MARKS)
+            )
     return parts

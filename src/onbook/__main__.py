@@ -1,0 +1,6 @@
+"""``python -m onbook``."""
+
+from onbook.cli.main import run
+
+if __name__ == "__main__":
+    run()

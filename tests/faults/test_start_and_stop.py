@@ -1,0 +1,233 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from server import ADMIN_KEY, ONBOOK, environment, query, served
+
+FUNCTION = "/functions/v1/enhance-prompt"
+
+
+def enhance(url: str, key: str = ADMIN_KEY) -> dict[str, object]:
+    request = urllib.request.Request(  # noqa: S310 - our own server on loopback
+        url + FUNCTION,
+        json.dumps({"prompt": "a boat at sea"}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
+        answer: dict[str, object] = json.loads(response.read())
+    return answer
+
+
+def logged(data_dir: Path) -> list[str]:
+    return [str(row[0]) for row in query(data_dir, "SELECT request_id FROM enhancement_logs")]
+
+
+def ended(data_dir: Path, *arguments: str, **options: str) -> tuple[int, str, list[str]]:
+    """Run a start that must fail; return its code, its last sentence, and all lines of errors."""
+    done = subprocess.run(
+        [ONBOOK, "serve", "--data-dir", str(data_dir), *arguments],
+        env=environment((), **options),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = done.stderr.strip().splitlines()
+    return done.returncode, lines[-1] if lines else "", lines
+
+
+def test_the_first_start_prints_a_key_once_and_it_works(tmp_path: Path) -> None:
+    outputs = []
+    for _ in range(2):
+        with served("serve", tmp_path, without=("ONBOOK_BOOTSTRAP_KEY",)) as server:
+            found = re.findall(r"onb_\S{40,}", server.output)
+            outputs.append(server.output)
+            if found:
+                key = found[0].rstrip("\\'\"")
+                assert enhance(server.url, key=key)["success"] is True
+    assert "shown this once" in outputs[0]
+    assert "onb_" not in outputs[1]
+    assert key.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_drains_and_loses_nothing(tmp_path: Path, with_signal: signal.Signals) -> None:
+    with served("serve", tmp_path) as server:
+        answers: list[str] = []
+        failures: list[str] = []
+        stopping = threading.Event()
+
+        def call() -> None:
+            while not stopping.is_set():
+                try:
+                    answers.append(str(enhance(server.url)["request_id"]))
+                except OSError as error:
+                    if not stopping.is_set():
+                        failures.append(str(error))
+                    return
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        while len(answers) < 40 and not failures:
+            stopping.wait(0.01)
+        stopping.set()
+        code = server.stop(with_signal)
+        for caller in callers:
+            caller.join()
+    assert not failures
+    assert code in (0, -signal.SIGTERM)
+    assert "Traceback" not in server.output
+    assert set(answers) <= set(logged(tmp_path))
+
+
+def test_kill_9_under_load_loses_no_acknowledged_row(tmp_path: Path) -> None:
+    answers: list[str] = []
+    for _ in range(3):
+        with served("serve", tmp_path) as server:
+
+            def call(url: str) -> None:
+                try:
+                    while True:
+                        answers.append(str(enhance(url)["request_id"]))
+                except (OSError, ValueError):
+                    return
+
+            wanted = len(answers) + 40
+            callers = [threading.Thread(target=call, args=(server.url,)) for _ in range(6)]
+            for caller in callers:
+                caller.start()
+            pause = threading.Event()
+            while len(answers) < wanted and any(caller.is_alive() for caller in callers):
+                pause.wait(0.01)
+            server.stop(signal.SIGKILL)
+            for caller in callers:
+                caller.join()
+    assert len(answers) >= 120
+    assert set(answers) <= set(logged(tmp_path))
+
+
+def test_a_taken_port_ends_with_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, sentence, lines = ended(tmp_path, "--port", port)
+    assert (code, len(lines)) == (1, 1)
+    assert sentence == (
+        f"onbook: port {port} on 127.0.0.1 is already in use; choose another with --port."
+    )
+
+
+def test_a_database_from_a_newer_version_ends_with_one_sentence(tmp_path: Path) -> None:
+    with served("serve", tmp_path):
+        pass
+    query(tmp_path, "UPDATE alembic_version SET version_num = '2099_01_01_future'")
+    code, sentence, lines = ended(tmp_path, "--port", "0")
+    assert (code, len(lines)) == (1, 1)
+    assert "newer version" in sentence
+
+
+def test_a_file_that_is_no_database_ends_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "onbook.db").write_bytes(b"this is no database at all " * 1000)
+    code, sentence, lines = ended(tmp_path, "--port", "0")
+    assert (code, len(lines)) == (1, 1)
+    assert "onbook.db" in sentence
+
+
+def test_a_full_disk_ends_with_one_sentence(tmp_path: Path) -> None:
+    # A limit on the size of files is a full disk that a test can have without being root.
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'ulimit -f 8; exec "$0" serve --port 0 --data-dir {tmp_path}', ONBOOK],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("onbook: ")
+
+
+def test_a_data_directory_that_is_a_file_ends_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, sentence, lines = ended(tmp_path / "file", "--port", "0")
+    assert (code, len(lines)) == (1, 1)
+    assert sentence.startswith("onbook: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", os.urandom(4096)])
+def test_a_corrupt_model_file_ends_with_one_sentence(tmp_path: Path, content: bytes) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(content)
+    code, sentence, lines = ended(
+        tmp_path,
+        "--port",
+        "0",
+        ONBOOK_WORKER_ENGINE="llama_cpp",
+        ONBOOK_MODEL_PATH=str(model),
+    )
+    assert (code, len(lines)) == (1, 1)
+    assert str(model) in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"ONBOOK_PORT": "http"}, "ONBOOK_PORT"),
+        ({"ONBOOK_BOOTSTRAP_KEY": "short"}, "ONBOOK_BOOTSTRAP_KEY"),
+        ({"ONBOOK_WORKER_ENGINE": "gpt"}, "ONBOOK_WORKER_ENGINE"),
+        ({"ONBOOK_CONTENT_CEILING": "all"}, "ONBOOK_CONTENT_CEILING"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_its_value_is_not(
+    tmp_path: Path, options: dict[str, str], named: str
+) -> None:
+    code, sentence, lines = ended(tmp_path, **options)
+    assert (code, len(lines)) == (2, 1)
+    assert named in sentence
+    assert not any(f"'{value}'" in sentence for value in options.values())
+
+
+def test_a_worker_beyond_loopback_needs_a_key(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ONBOOK, "worker", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path)],  # noqa: S104 - it must refuse
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "ONBOOK_WORKER_KEY" in done.stderr
+
+
+def test_gateway_and_worker_run_as_processes_of_their_own(tmp_path: Path) -> None:
+    with (
+        served("worker", tmp_path / "w", ONBOOK_WORKER_KEY="a-worker-key") as worker,
+        served(
+            "gateway",
+            tmp_path / "g",
+            "--worker-url",
+            worker.url,
+            ONBOOK_WORKER_KEY="a-worker-key",
+        ) as gateway,
+    ):
+        verified = enhance(gateway.url)
+        worker.stop(signal.SIGKILL)
+        alone = enhance(gateway.url)
+    data = verified["enhancement_metadata"]
+    assert isinstance(data, dict)
+    assert (data["fallback_level"], data["integrity"]["status"]) == (0, "verified")
+    assert alone["enhancement_strategy"] == "rules"
+    assert len(logged(tmp_path / "g")) == 2

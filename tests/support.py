@@ -1,0 +1,131 @@
+"""What several test areas share: a real service on a temporary directory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import httpx
+import msgspec
+from starlette.types import ASGIApp
+
+from onbook.adapters.inference.in_process import InProcessWorker
+from onbook.bootstrap import Service, build_service, ensure_first_key, prepare_database
+from onbook.gateway.app import build_gateway
+from onbook.ports.inference import Completion, InferenceWorker
+from onbook.settings import Settings
+from onbook.wire.worker_api import Endpoint, InferenceRequest
+from onbook.worker.start import Worker, build_worker
+
+ADMIN_KEY = "test-admin-key-0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started gateway with its embedded echo worker, reached without a socket."""
+
+    service: Service
+    http: httpx.AsyncClient
+    worker: Worker
+    settings: Settings
+
+    async def enhance(self, body: object, **headers: str) -> httpx.Response:
+        sent = {"Authorization": f"Bearer {ADMIN_KEY}", **headers}
+        return await self.http.post("/functions/v1/enhance-prompt", json=body, headers=sent)
+
+
+class FakeWorker:
+    """A worker that answers what the test says, through the same port as real ones."""
+
+    def __init__(
+        self, answer: Callable[[Endpoint, InferenceRequest], Completion | Exception]
+    ) -> None:
+        self._answer = answer
+        self.worker_id: str | None = "fake"
+        self.public_key: str | None = None
+        self.requests: list[InferenceRequest] = []
+        self.endpoints: list[Endpoint] = []
+
+    async def infer(
+        self,
+        endpoint: Endpoint,
+        request: InferenceRequest,
+        *,
+        timeout_s: float,
+    ) -> Completion:
+        assert timeout_s > 0
+        self.requests.append(request)
+        self.endpoints.append(endpoint)
+        answer = self._answer(endpoint, request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def ready(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+def completion(text: str, finish_reason: str = "stop") -> Completion:
+    return Completion(
+        text=text,
+        finish_reason="length" if finish_reason == "length" else "stop",
+        model_used="fake-model",
+        receipt=None,
+        tokens_generated=5,
+        prompt_tokens=5,
+        response_time_ms=1.0,
+        generation_time_ms=1.0,
+    )
+
+
+def settings_for(data_dir: Path, **options: object) -> Settings:
+    given: dict[str, object] = {
+        "data_dir": data_dir,
+        "worker_engine": "echo",
+        "bootstrap_key": ADMIN_KEY,
+        "context_size": 8192,
+        **options,
+    }
+    return Settings.model_validate(given)
+
+
+def embedded_worker(settings: Settings) -> Worker:
+    return build_worker(settings, progress=lambda _text: None)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, worker: InferenceWorker | None = None
+) -> AsyncIterator[Running]:
+    await prepare_database(settings)
+    local = await asyncio.to_thread(embedded_worker, settings)
+    embedded = InProcessWorker(local.app, local.app.info, key=local.app.key)
+    service = build_service(settings, worker or embedded)
+    await ensure_first_key(service)
+    app = build_gateway(service, worker_app=local.app)
+    await service.start()
+    try:
+        async with client_of(app) as http:
+            yield Running(service, http, local, settings)
+    finally:
+        await service.close()
+        await local.close()
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app)
+    return httpx.AsyncClient(transport=transport, base_url="http://onbook.test")
+
+
+def metadata(response: httpx.Response) -> dict[str, object]:
+    assert response.status_code == 200, response.text
+    return cast("dict[str, object]", response.json()["enhancement_metadata"])
+
+
+def with_changes(request: InferenceRequest, **changes: object) -> InferenceRequest:
+    return msgspec.structs.replace(request, **changes)
