@@ -121,7 +121,7 @@ def _gateway_table(outcomes: list[Outcome]) -> Table:
 def _steps_table(steps: list[Step]) -> Table:
     table = Table(title="CPU time of each step, alone in one process")
     table.add_column("step")
-    for column in ("best µs", "median µs", "× baseline"):
+    for column in ("best µs", "median µs", "times baseline"):
         table.add_column(column, justify="right")
     for step in steps:
         table.add_row(

@@ -1,4 +1,4 @@
-"""What is sent: the prompts, the template of the measurement, and what a right answer looks like."""
+"""What is sent: prompts, the template of the measurement, and how a right answer looks."""
 
 import json
 from typing import Final
@@ -49,7 +49,7 @@ BENCHMARK_TEMPLATE: Final = checked(
         "first, word for word, then add comma-separated visual tags for details, setting, light, "
         "camera and style. Keep every number and color of the idea. Answer with the prompt only.",
         token_limit=75,
-        token_unit="clip",
+        token_unit="clip",  # noqa: S106 - a unit, no password
         max_tokens=225,
         sampling=TemplateSampling(temperature=0.4, top_p=0.95, min_p=0.1, repetition_penalty=1.05),
         examples=tuple(

@@ -54,27 +54,27 @@ class Server:
         return self.process.wait(READY_S)
 
 
-def environment(without: tuple[str, ...] = (), **options: str) -> dict[str, str]:
+def environment(**options: str | None) -> dict[str, str]:
+    """Return this process's environment with our settings; None leaves one out."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ONBOOK_")}
-    set_here = {
+    set_here: dict[str, str | None] = {
         "ONBOOK_WORKER_ENGINE": "echo",
         "ONBOOK_BOOTSTRAP_KEY": ADMIN_KEY,
         "PYTHONUNBUFFERED": "1",
         **options,
     }
-    return kept | {name: value for name, value in set_here.items() if name not in without}
+    return kept | {name: value for name, value in set_here.items() if value is not None}
 
 
 def start(
     command: str,
     data_dir: Path,
     *arguments: str,
-    without: tuple[str, ...] = (),
-    **options: str,
+    **options: str | None,
 ) -> Server:
     process = subprocess.Popen(
         [ONBOOK, command, "--port", "0", "--data-dir", str(data_dir), *arguments],
-        env=environment(without, **options),
+        env=environment(**options),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,10 +91,9 @@ def served(
     command: str,
     data_dir: Path,
     *arguments: str,
-    without: tuple[str, ...] = (),
-    **options: str,
+    **options: str | None,
 ) -> Iterator[Server]:
-    server = start(command, data_dir, *arguments, without=without, **options)
+    server = start(command, data_dir, *arguments, **options)
     try:
         server.wait_ready()
         yield server

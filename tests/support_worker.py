@@ -1,13 +1,14 @@
 """A worker over an engine that the test holds in its hand, reached without a socket."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
 import httpx
 import msgspec
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
@@ -16,7 +17,9 @@ from onbook.wire.worker_api import InferenceRequest, Message, WorkerInfo
 from onbook.worker.app import ENDPOINTS, WorkerApp
 from onbook.worker.engines.base import Engine, Piece
 from onbook.worker.engines.echo import EchoEngine
+from onbook.worker.engines.llama_cpp import LlamaCppEngine, start_llama_cpp
 from onbook.worker.execution import Executor
+from onbook.worker.model_file import packaged_model
 from onbook.worker.purity import probe_purity
 from onbook.worker.receipts import ReceiptSigner
 from onbook.worker.rendering import chat_renderer
@@ -145,3 +148,23 @@ class RawCall:
 
     def disconnect(self) -> None:
         self.incoming.put_nowait({"type": "http.disconnect"})
+
+
+@contextmanager
+def packaged_llama(*, slots: int = 2, context_size: int = 2048) -> Iterator[LlamaCppEngine]:
+    """Load the packaged model, on one thread, or skip the test that wants it."""
+    path = packaged_model()
+    if path is None:
+        pytest.skip("the packaged model is not installed")
+    engine = start_llama_cpp(
+        path,
+        context_size=context_size,
+        slots=slots,
+        threads=1,
+        prompt_cache_mib=0,
+        expected_sha256=None,
+    )
+    try:
+        yield engine
+    finally:
+        asyncio.run(engine.close())

@@ -71,7 +71,9 @@ def tree(path: Path) -> list[tuple[str, int, int]]:
     )
 
 
-def doctor(data_dir: Path, *arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
+def doctor(
+    data_dir: Path, *arguments: str, **given: str | None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ONBOOK, "doctor", *arguments],
         env=environment(ONBOOK_DATA_DIR=str(data_dir), ONBOOK_PORT="0", **given),

@@ -12,12 +12,12 @@ from server import ONBOOK, environment, served
 
 
 def keys(
-    data_dir: Path, *arguments: str, code: int = 0, **options: str
+    data_dir: Path, *arguments: str, code: int = 0, pepper: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [ONBOOK, "keys", *arguments],
         env=environment(
-            without=("ONBOOK_BOOTSTRAP_KEY",), ONBOOK_DATA_DIR=str(data_dir), **options
+            ONBOOK_BOOTSTRAP_KEY=None, ONBOOK_DATA_DIR=str(data_dir), ONBOOK_KEY_PEPPER=pepper
         ),
         capture_output=True,
         text=True,
@@ -27,10 +27,8 @@ def keys(
     return done
 
 
-def listed(data_dir: Path, **options: str) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads(keys(data_dir, "list", "--json", **options).stdout)[
-        "keys"
-    ]
+def listed(data_dir: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads(keys(data_dir, "list", "--json").stdout)["keys"]
     return rows
 
 
@@ -60,10 +58,10 @@ def test_a_new_key_works_on_a_server_until_it_is_revoked(tmp_path: Path) -> None
 
 
 def test_a_pepper_from_the_environment_is_used(tmp_path: Path) -> None:
-    pepper = {"ONBOOK_KEY_PEPPER": "pepper-of-this-test"}
-    made = keys(tmp_path, "create", "--name", "site", "--scope", "enhance", **pepper)
+    pepper = "pepper-of-this-test"
+    made = keys(tmp_path, "create", "--name", "site", "--scope", "enhance", pepper=pepper)
     assert not (tmp_path / "access-key-pepper").exists()
-    with served("serve", tmp_path, **pepper) as server:
+    with served("serve", tmp_path, ONBOOK_KEY_PEPPER=pepper) as server:
         assert Onbook(server.url, made.stdout.strip()).enhance("a kite").success
         server.stop()
 
@@ -106,7 +104,7 @@ def test_the_table_holds_every_column_in_full(tmp_path: Path) -> None:
     name = "a rather long name for a key " * 4
     keys(tmp_path, "create", "--name", name, "--scope", "templates:read", "--scope", "jobs")
     (row,) = listed(tmp_path)
-    table = keys(tmp_path, "list", COLUMNS="40").stdout
+    table = keys(tmp_path, "list").stdout
     for value in (str(row["id"]), name.strip(), "jobs,templates:read", "never", "active"):
         assert value in table
 

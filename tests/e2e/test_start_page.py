@@ -136,8 +136,8 @@ def test_words_of_the_user_and_additions_are_told_apart(opened: Opener) -> None:
     parts = page.evaluate(
         """async (base) => {
           const { partsOf } = await import(`${base}/parts.js`);
-          const parts = partsOf('A Cat, a red hat, soft light a cat --ar 2:1',
-            ['a cat', '--ar 2:1'], ['soft light', 'a cat', 'not there']);
+          const parts = partsOf('A Cat, a red hat, a cat, soft light --ar 2:1',
+            ['a cat', '--ar 2:1'], ['a cat', 'soft light', 'not there']);
           return parts.map(({ text, part }) => [part, text]);
         }""",
         (page.locator('script[type="module"]').get_attribute("src") or "").rpartition("/")[0],
@@ -145,9 +145,9 @@ def test_words_of_the_user_and_additions_are_told_apart(opened: Opener) -> None:
     assert parts == [
         ["kept", "A Cat"],
         ["joint", ", a red hat, "],
-        ["added", "soft light"],
-        ["joint", " "],
         ["added", "a cat"],
+        ["joint", ", "],
+        ["added", "soft light"],
         ["joint", " "],
         ["kept", "--ar 2:1"],
     ]

@@ -34,7 +34,7 @@ def ended(data_dir: Path, *arguments: str, **options: str) -> tuple[int, str, li
     """Run a start that must fail; return its code, its last sentence, and all lines of errors."""
     done = subprocess.run(
         [ONBOOK, "serve", "--data-dir", str(data_dir), *arguments],
-        env=environment((), **options),
+        env=environment(**options),
         capture_output=True,
         text=True,
         timeout=60,
@@ -47,7 +47,7 @@ def ended(data_dir: Path, *arguments: str, **options: str) -> tuple[int, str, li
 def test_the_first_start_prints_a_key_once_and_it_works(tmp_path: Path) -> None:
     outputs = []
     for _ in range(2):
-        with served("serve", tmp_path, without=("ONBOOK_BOOTSTRAP_KEY",)) as server:
+        with served("serve", tmp_path, ONBOOK_BOOTSTRAP_KEY=None) as server:
             found = re.findall(r"onb_\S{40,}", server.output)
             outputs.append(server.output)
             if found:

@@ -166,7 +166,8 @@ def _templates(connection: sqlite3.Connection, settings: "Settings") -> Check:
         (mode, target)
         for mode, target in connection.execute(
             "SELECT content_mode, target FROM prompt_templates WHERE is_active"
-            " AND use_case = 'enhancement' AND model_type = 'qwen_instruct'"
+            # Any model type will do: another one's template serves where there is none.
+            " AND use_case = 'enhancement'"
         )
     }
     needed = [

@@ -7,17 +7,18 @@ import structlog
 from starlette.middleware.cors import CORSMiddleware
 
 from onbook.bootstrap import Service
+from onbook.gateway.errors import as_onbook_error, problem_of
 from onbook.gateway.functions import Function
 from onbook.gateway.openapi import openapi_document
 from onbook.gateway.routes.enhance_prompt import enhance_prompt_route
 from onbook.gateway.routes.health import Healthz, Metrics, Readyz
-from onbook.wire.asgi import send_json
+from onbook.wire.asgi import request_id_of, send_json
 from onbook.wire.routing import ExactRouter, Lifespan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CORS_HEADERS: Final = (
     "authorization",
@@ -86,7 +87,26 @@ class _Dispatch:
         ):
             await self._worker_app(scope, receive, send)
         else:
-            await self._gateway(scope, receive, send)
+            await _guarded(self._gateway, scope, receive, send)
+
+
+async def _guarded(app: "ASGIApp", scope: "Scope", receive: "Receive", send: "Send") -> None:
+    """Serve, and answer a bug in a thin route with the one error body too."""
+    started = False
+
+    async def watched(message: "Message") -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    try:
+        await app(scope, receive, watched)
+    except Exception as error:
+        if started or scope["type"] != "http":
+            raise
+        request_id = request_id_of(scope)
+        known = as_onbook_error(error, request_id)
+        await send_json(send, known.status, problem_of(known, request_id))
 
 
 class _OpenApi:

@@ -31,6 +31,11 @@ _TYPES: Final = (
     WorkerHealth,
     WorkerInfo,
 )
+# Each server-sent event; its data is JSON.
+_EVENT: Final[Json] = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"accessKey": []}, {"apikey": []}]
 
 
@@ -38,7 +43,7 @@ _SECURITY: Final[list[dict[str, list[str]]]] = [{"accessKey": []}, {"apikey": []
 def openapi_document() -> Json:
     """Return the document, as plain data."""
     _, components = msgspec.json.schema_components(
-        _TYPES, ref_template="#/components/schemas/{name}"
+        _TYPES, ref_template="#/components/schemas/{name}", schema_hook=_any_value
     )
     return {
         "openapi": "3.1.0",
@@ -65,6 +70,11 @@ def openapi_document() -> Json:
     }
 
 
+def _any_value(_type: type) -> Json:
+    """Return the schema of `object`: an error's details hold whatever explains it."""
+    return {"description": "Any JSON value"}
+
+
 def _gateway_paths() -> Json:
     enhance: Json = {
         "operationId": "enhance_prompt",
@@ -80,7 +90,7 @@ def _gateway_paths() -> Json:
                     "application/json": {
                         "schema": {"anyOf": [_ref("EnhanceResponse"), _ref("DryRunResponse")]}
                     },
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": _EVENT},
                 },
             },
             **_errors(400, 401, 403, 404, 413, 422, 500, 502, 503, 504),
@@ -163,7 +173,7 @@ def _json_answer(*names: str) -> Json:
         "description": "The result",
         "content": {
             "application/json": {"schema": _schema(names)},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": _EVENT},
         },
     }
 

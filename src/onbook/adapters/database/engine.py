@@ -1,5 +1,6 @@
 """The asynchronous engine of the stores, on one SQLite file."""
 
+from pathlib import Path
 from typing import Final
 
 import aiosqlite
@@ -62,6 +63,13 @@ def create_engine(url: str, *, busy_timeout_s: float = 5.0, pool_size: int = 4) 
         hide_parameters=True,
     )
 
+    _watch(engine, path)
+    return engine
+
+
+def _watch(engine: AsyncEngine, path: Path) -> None:
+    """Let go of connections to a file that was replaced, and begin as a reader or a writer."""
+
     @event.listens_for(engine.sync_engine, "connect")
     def note_file(_connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         entry.info[_INODE] = sqlite_file.inode(path)
@@ -77,8 +85,6 @@ def create_engine(url: str, *, busy_timeout_s: float = 5.0, pool_size: int = 4) 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 def writer(engine: AsyncEngine) -> AsyncEngine:

@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from onbook.adapters.inference.answers import MAX_ANSWER_BYTES, completion_from
+from onbook.adapters.inference.plain_http import AnswerTooLargeError, PlainHttpClient, supports
 from onbook.domain.errors import WorkerAnswerInvalid, WorkerTimeout, WorkerUnavailable
 from onbook.ports.inference import Completion
 from onbook.wire.worker_api import Endpoint, InferenceRequest, WorkerInfo
@@ -33,6 +34,17 @@ class RemoteWorker:
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
         self._session: aiohttp.ClientSession | None = None
+        # TLS, and what else the small client leaves out, goes through the general one.
+        self._plain = (
+            PlainHttpClient(
+                self._url,
+                self._headers,
+                connect_timeout_s=_CONNECT_TIMEOUT_S,
+                limit=MAX_ANSWER_BYTES,
+            )
+            if supports(self._url, self._headers)
+            else None
+        )
         self.public_key = public_key
         self.worker_id: str | None = None
 
@@ -43,7 +55,7 @@ class RemoteWorker:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
-                status, body = await self._post(f"{self._url}/{endpoint}", request)
+                status, body = await self._post(f"/{endpoint}", _encoder.encode(request))
         except TimeoutError:
             raise WorkerTimeout(f"The worker did not answer within {timeout_s:.1f} s.") from None
         except (aiohttp.ClientError, OSError, ValueError):
@@ -68,13 +80,23 @@ class RemoteWorker:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._plain is not None:
+            self._plain.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _post(self, url: str, request: InferenceRequest) -> tuple[int, bytes]:
+    async def _post(self, path: str, data: bytes) -> tuple[int, bytes]:
+        if self._plain is None:
+            return await self._post_over_tls(path, data)
+        try:
+            return await self._plain.post(path, data)
+        except AnswerTooLargeError:
+            raise WorkerAnswerInvalid("The worker's answer is too large.") from None
+
+    async def _post_over_tls(self, path: str, data: bytes) -> tuple[int, bytes]:
         async with self._open().post(
-            url, data=_encoder.encode(request), headers=self._headers, allow_redirects=False
+            self._url + path, data=data, headers=self._headers, allow_redirects=False
         ) as response:
             body = await response.content.read(MAX_ANSWER_BYTES + 1)
             while not response.content.at_eof() and len(body) <= MAX_ANSWER_BYTES:

@@ -18,6 +18,7 @@ from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import EffectiveSampling
 from onbook.wire.worker_api import FinishReason, ModelInfo
 from onbook.worker.engines.base import EngineError, EngineStartError, GrammarError, Piece
+from onbook.worker.engines.gbnf import check_nesting
 from onbook.worker.gguf import GgufModel, ModelFileError, read_gguf
 from onbook.worker.model_file import file_sha256
 from onbook.worker.rendering import PlainText
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _TOKENIZE_CACHE_TEXTS: Final = 4096
 _TOKENIZE_CACHE_CHARS: Final = 16_384
+_TOKENIZE_TIMEOUT_S: Final = 30
 
 
 class LlamaCppEngine:
@@ -43,13 +45,16 @@ class LlamaCppEngine:
         self.model = model
         self.chat_template = gguf.chat_template
         self.context_size = model.context_size or 0
-        self.text = PlainText(_Tokenizer(str(server.listening_address), key), gguf.special)
+        self._tokenizer = _Tokenizer(str(server.listening_address), key)
+        self.text = PlainText(self._tokenizer, gguf.special)
         self._threads = ThreadPoolExecutor(model.slots or 1, thread_name_prefix="llama")
 
     async def generate(
         self, token_ids: Sequence[int], sampling: EffectiveSampling, grammar: str | None
     ) -> AsyncGenerator[Piece, None]:
         """Yield text as it is generated; closing the iterator frees the slot."""
+        if grammar is not None:
+            check_nesting(grammar)
         body = _completion_body(token_ids, sampling, grammar)
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[Mapping[str, object] | None] = asyncio.Queue()
@@ -79,6 +84,7 @@ class LlamaCppEngine:
     async def close(self) -> None:
         """Wait for running generations and free the model."""
         await asyncio.to_thread(self._threads.shutdown)
+        self._tokenizer.close()
         del self._server
 
 
@@ -233,7 +239,7 @@ class _Tokenizer:
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._cache: OrderedDict[str, list[int]] = OrderedDict()
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._idle: list[http.client.HTTPConnection] = []
 
     def __call__(self, text: str) -> list[int]:
         with self._lock:
@@ -249,25 +255,39 @@ class _Tokenizer:
                     self._cache.popitem(last=False)
         return ids
 
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
     def _ask(self, text: str) -> list[int]:
         body = msgspec.json.encode({"content": text, "add_special": False, "parse_special": False})
-        for attempt in (1, 2):
-            connection: http.client.HTTPConnection | None = getattr(self._local, "http", None)
-            if connection is None:
-                connection = self._local.http = http.client.HTTPConnection(self._host, timeout=30)
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        if kept is not None:
             try:
-                connection.request("POST", "/tokenize", body, self._headers)
-                response = connection.getresponse()
-                answer = response.read()
-                if response.status != http.client.OK:
-                    raise EngineError("The engine could not tokenise a text.")
-                return msgspec.json.decode(answer, type=_Tokens).tokens
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                del self._local.http
-                if attempt == 2:
-                    raise EngineError("The engine's tokenizer does not answer.") from error
-        raise AssertionError("unreachable")
+                return self._exchange(kept, body)
+            except (OSError, http.client.HTTPException):
+                # The engine drops a connection after seconds without use: a fresh one decides.
+                kept.close()
+        fresh = http.client.HTTPConnection(self._host, timeout=_TOKENIZE_TIMEOUT_S)
+        try:
+            return self._exchange(fresh, body)
+        except (OSError, http.client.HTTPException) as error:
+            fresh.close()
+            raise EngineError("The engine's tokenizer does not answer.") from error
+
+    def _exchange(self, connection: http.client.HTTPConnection, body: bytes) -> list[int]:
+        connection.request("POST", "/tokenize", body, self._headers)
+        response = connection.getresponse()
+        answer = response.read()
+        with self._lock:
+            self._idle.append(connection)
+        if response.status != http.client.OK:
+            raise EngineError("The engine could not tokenise a text.")
+        return msgspec.json.decode(answer, type=_Tokens).tokens
 
 
 class _Tokens(msgspec.Struct):
