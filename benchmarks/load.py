@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, cast
 
 import httptools
@@ -69,7 +70,7 @@ async def run_slice(
         for index in range(connections)
     ]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        await loop.create_connection(partial(_same, client), "127.0.0.1", port)
     started = time.perf_counter()
     for client in clients:
         client.start(until=started + seconds)
@@ -79,6 +80,10 @@ async def run_slice(
     for client in clients:
         client.close()
     return result
+
+
+def _same(client: "_Client") -> "_Client":
+    return client
 
 
 class _Client(asyncio.Protocol):

@@ -246,7 +246,7 @@ def _calls(bench: _Bench) -> list[tuple[str, Callable[[_Item], object]]]:
 
 
 def _time_calls(call: Callable[[_Item], object], items: list[_Item], seconds: float) -> list[float]:
-    samples = []
+    samples: list[float] = []
     until = time.perf_counter() + seconds
     while not samples or time.perf_counter() < until:
         started = time.process_time()
@@ -264,7 +264,7 @@ async def _time_awaits(
     at_once: int = 1,
     fresh: Callable[[_Item], _Item] | None = None,
 ) -> list[float]:
-    samples = []
+    samples: list[float] = []
     until = time.perf_counter() + seconds
     while not samples or time.perf_counter() < until:
         items = [fresh(item) for item in bench.items] if fresh else bench.items

@@ -1,7 +1,9 @@
 """The start page in a real browser, on a real server with the echo worker."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,6 +198,21 @@ def test_fields_are_checked_before_anything_is_sent(opened: Opener) -> None:
         "A whole number from 0 to 4,294,967,294, or empty."
     )
     assert view(page) == "empty"
+
+
+def test_prompt_and_command_can_be_copied(opened: Opener) -> None:
+    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    ask(page, "a cat in a garden, the cat's eyes")
+    page.get_by_role("button", name="Copy prompt").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    pasted = "navigator.clipboard.readText()"
+    assert page.evaluate(pasted) == page.locator("#enhanced").inner_text()
+    page.locator("#copy-curl").click()
+    expect(page.locator("#copy-curl")).to_have_text("Copied")
+    command = page.evaluate(pasted)
+    words = shlex.split(command)
+    assert words[:3] == ["curl", "-s", f"{page.url}functions/v1/enhance-prompt"]
+    assert json.loads(words[-1])["prompt"] == "a cat in a garden, the cat's eyes"
 
 
 def test_a_request_can_be_cancelled(opened: Opener) -> None:
