@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Each installs what it needs.
-.PHONY: run install test bench lock clean
+.PHONY: run install test bench docs lock clean
 
 run: install
 	@exec .venv/bin/onbook serve $(ARGS)
@@ -14,6 +14,11 @@ test:
 bench:
 	@sh scripts/install.sh dev
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+# Writes the generated pages of docs/reference from the code.
+docs:
+	@sh scripts/install.sh dev
+	@.venv/bin/python scripts/reference.py
 
 # Resolves requirements/*.in again. The lock files name no index.
 lock:

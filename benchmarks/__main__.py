@@ -13,7 +13,7 @@ from benchmarks.gateway import SCENARIOS, MeasurementInvalid, Outcome, measure
 from benchmarks.process import ServerFailed
 from benchmarks.steps import Step, measure_steps
 
-_STEPS_S: Final = 8.0
+_STEPS_S: Final = 6.0
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -28,7 +28,7 @@ class Report(msgspec.Struct, kw_only=True):
 def main() -> int:
     """Run from the command line; the exit status is 1 if a measurement was not valid."""
     options = _options()
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     wanted = [item for item in SCENARIOS if options.only in item.name]
     report = Report(rounds=options.rounds, seconds=options.seconds, gateway=[], steps=[])
     status = 0
@@ -66,7 +66,7 @@ def _options() -> _Options:
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--rounds", type=_number(int, 1, 100), default=3)
     parser.add_argument(
-        "--seconds", type=_number(float, 0.2, 60), default=2.0, help="of load on the gateway"
+        "--seconds", type=_number(float, 0.2, 60), default=1.5, help="of load on the gateway"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args(namespace=_Options())

@@ -77,8 +77,12 @@ def _settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
         rows.append(
-            (f"`ONBOOK_{name.upper()}`", _type(field.annotation), _default(default))
-            + (field.description or "",)
+            (
+                f"`ONBOOK_{name.upper()}`",
+                _type(field.annotation),
+                _default(default),
+                field.description or "",
+            )
         )
     yield from _table(("Variable", "Type", "Default", "Meaning"), rows)
     yield ""
@@ -114,10 +118,11 @@ def _command(command: object, path: str) -> Iterator[str]:
         meaning = item.help or ""
         if item.envvar:
             meaning += f" Also `{item.envvar}`."
-        if item.multiple:
-            meaning += " May be repeated."
         required = "yes" if item.required else "no"
-        rows.append((name, _type(item.type_descriptor.annotation), required, meaning))
+        kind = _type(item.type_descriptor.annotation)
+        if item.multiple:
+            kind = "text, repeatable"
+        rows.append((name, kind, required, meaning))
     if rows:
         yield from _table(("Option", "Type", "Required", "Meaning"), rows)
         yield ""
@@ -159,8 +164,9 @@ def _errors() -> Iterator[str]:
     ]
     yield from _table(("Code", "Status", "When", "What to do"), rows)
     yield ""
-    yield "`onbook enhance --url … --json` can also print `SERVER_UNREACHABLE`, `SERVER_TIMEOUT` and"
-    yield "`SERVER_ANSWER_INVALID`, in the same shape: no answer of Onbook came back."
+    yield "A worker answers 400 for every `INVALID_PAYLOAD`. `onbook enhance --json` with `--url`"
+    yield "can also print `SERVER_UNREACHABLE`, `SERVER_TIMEOUT` and `SERVER_ANSWER_INVALID`, in the"
+    yield "same shape: no answer of Onbook came back."
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +213,8 @@ def _http() -> Iterator[str]:
     yield from _page(
         "HTTP API",
         "The machine-readable form of this page is `GET /openapi.json`. Bodies are UTF-8 JSON of "
-        "at most 1 MiB. A key goes in `Authorization: Bearer <key>` or in `apikey: <key>`. Field "
-        "names may be written in camelCase or in snake_case.",
+        "at most 1 MiB. A key goes in `Authorization: Bearer <key>` or in `apikey: <key>`. The "
+        "fields of `enhance-prompt` may be written in camelCase or in snake_case.",
     )
     document = openapi_document()
     paths = cast("dict[str, dict[str, Json]]", document["paths"])
@@ -221,13 +227,14 @@ def _http() -> Iterator[str]:
     yield ""
     yield "The routes from `/chat` on are the worker's. An embedded worker serves them on the"
     yield "gateway's port; a worker of its own also has `GET /health` and `GET /metrics`. `HEAD` is"
-    yield "served as `GET`, and `OPTIONS` is answered on every route."
+    yield "served as `GET`, and `OPTIONS` is answered on every route. `GET /` is the start page."
     yield ""
     yield "## Scopes of a key"
     yield ""
     yield from _table(("Scope", "Allows"), [(f"`{name}`", text) for name, text in SCOPES.items()])
     yield ""
-    yield "In this version `enhance`, `nsfw`, `templates:read`, `logs:read` and `admin` open something."
+    yield "This version asks for `enhance`, `nsfw`, `templates:read` and `logs:read`; `admin` holds"
+    yield "them all. The others are for functions to come."
     yield ""
     yield "## Job types"
     yield ""

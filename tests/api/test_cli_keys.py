@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onbook.client import Onbook, OnbookAPIError
-from server import ONBOOK, environment, served
+from server import ONBOOK, environment, query, served
 
 
 def keys(
@@ -49,7 +49,7 @@ def test_a_new_key_works_on_a_server_until_it_is_revoked(tmp_path: Path) -> None
             with pytest.raises(OnbookAPIError) as raised:
                 Onbook(server.url, key).enhance("a kite")
             assert raised.value.status == status
-        assert server.stop() == 0
+        server.stop()
 
     states = {row["name"]: (row["state"], row["last_used_at"]) for row in listed(tmp_path)}
     assert states["old"] == ("revoked", None)
@@ -91,12 +91,13 @@ def test_a_key_with_an_end(tmp_path: Path) -> None:
 
 
 def test_revoking_twice_says_so_and_an_unknown_id_fails(tmp_path: Path) -> None:
-    keys(tmp_path, "create", "--name", "a", "--scope", "chat")
-    key_id = str(listed(tmp_path)[0]["id"])
+    made = keys(tmp_path, "create", "--name", "a", "--scope", "chat")
+    key_id = made.stderr.split()[1]
     assert "is revoked" in keys(tmp_path, "revoke", key_id).stdout
-    first = listed(tmp_path)[0]["revoked_at"]
+    (first,) = query(tmp_path, "SELECT revoked_at FROM access_keys")
+    assert first != (None,)
     assert "revoked already" in keys(tmp_path, "revoke", key_id).stdout
-    assert listed(tmp_path)[0]["revoked_at"] == first
+    assert query(tmp_path, "SELECT revoked_at FROM access_keys") == [first]
     assert "no key with this id" in keys(tmp_path, "revoke", "x", code=1).stderr
 
 

@@ -40,9 +40,8 @@ class ResultsFile:
         self._descriptor = -1
         self.done: set[tuple[int, str]] = set()
         self.repaired = False
-        if path.exists() and path.samefile(not_this):
-            raise ResultsUnusable("the output is the file of prompts itself; name another one.")
         try:
+            _check_other(path, not_this)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
@@ -131,3 +130,8 @@ class ResultsFile:
                 f"the end of {self._path} is not a result; name another --output."
             )
         self.repaired = True
+
+
+def _check_other(path: Path, not_this: Path) -> None:
+    if path.exists() and path.samefile(not_this):
+        raise ResultsUnusable("the output is the file of prompts itself; name another one.")

@@ -5,8 +5,9 @@ what the user wrote is never parsed, and what was substituted is never substitut
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Final, Literal
 
@@ -134,24 +135,49 @@ def _assistant_text(template: Template, text: str) -> str:
     return f" {text}\n\n" if template.is_completion else text
 
 
+@dataclass(frozen=True, slots=True)
+class _RotatedLine:
+    """A rule of the grammar whose alternatives are thinned out for each request."""
+
+    head: str
+    literals: tuple[str, ...]
+    count: int
+
+
 def _grammar(grammar: str, prompt: str, seed: int) -> str:
     """Thin out each rule marked ``# rotate <rule> <n>`` to ``n`` alternatives, then fill in.
 
     Fixed word lists make outputs alike; another part of the list for each seed keeps them apart.
     """
-    for rule, count in _ROTATE.findall(grammar):
-        grammar = _rotate_rule(grammar, rule, int(count), seed)
-    return grammar.replace(PROMPT_SLOT, gbnf_literal(prompt))
+    literal = gbnf_literal(prompt)
+    # Only random() is promised to give the same numbers in every Python version.
+    draw = Random(seed).random  # noqa: S311 - variety, not secrecy
+    return "\n".join(
+        line.replace(PROMPT_SLOT, literal) if isinstance(line, str) else _drawn(line, draw)
+        for line in _parsed(grammar)
+    )
 
 
-def _rotate_rule(grammar: str, rule: str, count: int, seed: int) -> str:
-    head = f"{rule} ::= "
-    lines = grammar.split("\n")
-    for index, line in enumerate(lines):
-        if line.startswith(head):
-            literals = _LITERAL.findall(line[len(head) :])
-            # Only random() is promised to give the same numbers in every Python version.
-            draw = Random(f"{seed}:{rule}").random  # noqa: S311 - variety, not secrecy
-            order = sorted(literals, key=lambda _: draw())
-            lines[index] = head + " | ".join(order[:count])
-    return "\n".join(lines)
+def _drawn(line: _RotatedLine, draw: Callable[[], float]) -> str:
+    """Return the rule with ``count`` of its alternatives, by a partial Fisher-Yates shuffle."""
+    literals = list(line.literals)
+    for at in range(min(line.count, len(literals))):
+        other = at + int(draw() * (len(literals) - at))
+        literals[at], literals[other] = literals[other], literals[at]
+    return line.head + " | ".join(literals[: line.count])
+
+
+@lru_cache(maxsize=256)
+def _parsed(grammar: str) -> tuple[str | _RotatedLine, ...]:
+    """Split a template's grammar into lines, once: it is the same for every request."""
+    counts = {rule: int(count) for rule, count in _ROTATE.findall(grammar)}
+    lines: list[str | _RotatedLine] = []
+    for line in grammar.split("\n"):
+        rule, found, body = line.partition(" ::= ")
+        if found and rule in counts and PROMPT_SLOT not in body:
+            literals = tuple(_LITERAL.findall(body))
+            lines.append(_RotatedLine(f"{rule} ::= ", literals, counts[rule]))
+        elif not line.startswith("#"):
+            # Comments are for the template's author; the engine would only read past them.
+            lines.append(line)
+    return tuple(lines)

@@ -1,0 +1,140 @@
+"""The processes behind ``onbook serve`` and ``onbook worker``: preparing, serving, stopping."""
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import typer
+
+from onbook.adapters.files.secrets import SecretUnusable
+from onbook.adapters.inference.in_process import InProcessWorker
+from onbook.adapters.telemetry.logs import configure_logging
+from onbook.admin.pages import pages
+from onbook.bootstrap import Service, build_service, ensure_first_key, prepare_database
+from onbook.cli.options import fail
+from onbook.cli.server import listen, run_server, url_of
+from onbook.domain.templates import TOKEN_UNITS
+from onbook.gateway.app import build_gateway
+from onbook.ports.stores import StoreUnavailable
+from onbook.settings import Settings
+
+if TYPE_CHECKING:
+    from onbook.worker.start import Worker
+
+
+def run_service(settings: Settings, *, embedded: bool) -> None:
+    """Serve until a signal; ends the program with one sentence if it cannot start."""
+    configure_logging(settings.log_level, settings.log_format)
+    # The port first: to learn after a minute of loading that it is taken would be a nuisance.
+    listener = listen(settings.host, settings.port)
+    try:
+        asyncio.run(_run(settings, listener, embedded=embedded))
+    except KeyboardInterrupt:
+        # The server has drained by now, and raises the signal again for whoever asks.
+        say("Stopped.")
+    except (StoreUnavailable, SecretUnusable) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"the data directory {settings.data_dir} cannot be used: {error.strerror}.")
+    finally:
+        listener.close()
+
+
+def run_worker(settings: Settings) -> None:
+    """Serve a worker alone until a signal; ends with one sentence if it cannot start."""
+    configure_logging(settings.log_level, settings.log_format)
+    listener = listen(settings.host, settings.port)
+    try:
+        asyncio.run(_run_worker(settings, listener))
+    except KeyboardInterrupt:
+        say("Stopped.")
+    finally:
+        listener.close()
+
+
+async def _run_worker(settings: Settings, listener: socket.socket) -> None:
+    started = await asyncio.to_thread(_local_worker, settings)
+    info = started.app.info
+
+    def welcome() -> None:
+        say(f"Worker {info.worker_id} is ready at {url_of(settings.host, listener)}")
+        say(f"  model  {info.model.name}")
+        say(f"  key    {info.public_key}  (public, for ONBOOK_WORKER_PUBLIC_KEY)")
+
+    try:
+        await run_server(started.app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
+    finally:
+        await started.close()
+
+
+async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
+    say("Preparing the database …")
+    await prepare_database(settings)
+    local = await asyncio.to_thread(_local_worker, settings) if embedded else None
+    in_process = (
+        None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)
+    )
+    service = build_service(settings, in_process)
+    if local is not None:
+        service.registry.register(local.registry)
+    for unit in TOKEN_UNITS:
+        # Loading a vocabulary belongs here, not in the first request.
+        await asyncio.to_thread(service.enhance.counters[unit].count, "warm")
+    first_key = await ensure_first_key(service)
+
+    def welcome() -> None:
+        _welcome(settings, listener, service, first_key, local)
+
+    try:
+        app = build_gateway(
+            service,
+            worker_app=local.app if local else None,
+            pages=pages(service, local.app.info if local else None),
+        )
+        await run_server(app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
+    finally:
+        if local is not None:
+            await local.close()
+
+
+def _local_worker(settings: Settings) -> "Worker":
+    # Imported here, because a gateway alone needs no engine.
+    from onbook.worker import engines, identity, start  # noqa: PLC0415 - see above
+
+    try:
+        return start.build_worker(settings, progress=say)
+    except (engines.EngineStartError, identity.IdentityError) as error:
+        fail(str(error))
+
+
+def _welcome(
+    settings: Settings,
+    listener: socket.socket,
+    service: Service,
+    first_key: str | None,
+    local: "Worker | None",
+) -> None:
+    url = url_of(settings.host, listener)
+    say(f"\nOnbook is ready at {url}")
+    say(f"  data      {settings.data_dir.resolve()}")
+    model = local.app.info.model.name if local else f"worker at {settings.worker_url}"
+    say(f"  model     {model}")
+    say(f"  content   {settings.content_ceiling}")
+    if first_key is not None:
+        say(f"\n  Your first admin key, shown this once:\n\n    {first_key}\n")
+        say("  Keep it; 'onbook keys create' makes others.")
+    key = "$ONBOOK_KEY" if first_key is None else first_key
+    if service.settings.bootstrap_key is not None:
+        key = "$ONBOOK_BOOTSTRAP_KEY"
+    say(
+        "\nTry it:\n"
+        f"  curl -s {url}/functions/v1/enhance-prompt \\\n"
+        f"    -H 'Content-Type: application/json' -H \"Authorization: Bearer {key}\" \\\n"
+        '    -d \'{"prompt":"a cat in a garden","jobType":"sdxl_image","quality":"high"}\'\n'
+        "\nStop it with Ctrl-C."
+    )
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; logs go elsewhere."""
+    typer.echo(text)
