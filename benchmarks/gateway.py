@@ -1,6 +1,7 @@
 """The gateway beside the bare stub: the same load on both, in turn, over loopback."""
 
 import asyncio
+import os
 import sqlite3
 import statistics
 import sys
@@ -114,7 +115,7 @@ def measure(scenario: Scenario, *, rounds: int, seconds: float) -> Outcome:
                 name="stub",
                 ready=READY,
                 core=load_core,
-                environment={"PYTHONPATH": str(_ROOT)},
+                environment={"PYTHONPATH": _python_path()},
             ) as stub,
             Server(
                 [str(Path(sys.executable).with_name("onbook")), "gateway", "--port", "0"],
@@ -136,6 +137,12 @@ def measure(scenario: Scenario, *, rounds: int, seconds: float) -> Outcome:
             resident = gateway.resident_mib()
         rows = _rows(data_dir / "onbook.db")
     return _checked(_outcome(scenario, warm, measured, rows=rows, resident=resident), warm)
+
+
+def _python_path() -> str:
+    # What is there already comes first: stub and gateway must run the same code.
+    there = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*([there] if there else []), str(_ROOT)])
 
 
 async def _rounds(

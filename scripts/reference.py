@@ -164,9 +164,9 @@ def _errors() -> Iterator[str]:
     ]
     yield from _table(("Code", "Status", "When", "What to do"), rows)
     yield ""
-    yield "A worker answers 400 for every `INVALID_PAYLOAD`. `onbook enhance --json` with `--url`"
-    yield "can also print `SERVER_UNREACHABLE`, `SERVER_TIMEOUT` and `SERVER_ANSWER_INVALID`, in the"
-    yield "same shape: no answer of Onbook came back."
+    yield "A worker answers 400 for every `INVALID_PAYLOAD`. With `--url`, `onbook enhance --json`"
+    yield "can also print `SERVER_UNREACHABLE`, `SERVER_TIMEOUT` and `SERVER_ANSWER_INVALID`, in"
+    yield "the same shape: no answer of Onbook came back."
 
 
 @dataclass(frozen=True, slots=True)

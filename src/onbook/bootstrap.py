@@ -125,7 +125,7 @@ def build_service(settings: Settings, worker: InferenceWorker | None = None) -> 
     book = TemplateBook(SqlTemplateStore(engine), snapshots, packaged_templates(), clock)
     metrics.watch(book)
     key_store = SqlAccessKeyStore(engine)
-    pepper = _pepper(settings)
+    pepper = pepper_of(settings)
     log = SpooledEnhancementLog(
         SqliteEnhancementLog(settings.database), settings.data_dir / "enhancement_logs.spool"
     )
@@ -178,7 +178,7 @@ async def ensure_first_key(service: Service) -> str | None:
                 plain=plain,
             )
         return None
-    if await store.all():
+    if any("admin" in key.scopes for key in await store.all()):
         return None
     plain, _ = await issue_key(
         "first admin key", ["admin"], store=store, pepper=service.pepper, clock=clock, ids=ids

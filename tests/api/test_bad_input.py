@@ -45,6 +45,7 @@ def is_problem(response: httpx.Response, status: int, code: str) -> dict[str, ob
         (b"{}", 422),
         (b'{"prompt": ""}', 422),
         (b'{"prompt": " \\n\\t"}', 422),
+        ('{"prompt": "\ufeff\u200b\u200d"}'.encode(), 422),
         (b'{"prompt": null}', 422),
         (b'{"prompt": 5}', 422),
         (b'{"prompt": ["a"]}', 422),

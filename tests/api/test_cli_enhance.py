@@ -1,10 +1,14 @@
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
+from rich.console import Console
 
+from onbook.cli.enhance_output import show
 from onbook.wire.problem import Problem
 from server import ADMIN_KEY, Server, query, served
 from support_cli import answer, enhance, free_url
@@ -67,9 +71,16 @@ def test_a_person_reads_the_prompt_first_and_in_full(data_dir: Path) -> None:
 
 
 def test_a_terminal_is_not_given_control_characters(data_dir: Path) -> None:
-    shown = enhance(data_dir, "a kite \x1b[31m\x9b2J in red").stdout.decode()
-    assert "\x1b" not in shown
-    assert "\x9b" not in shown
+    # A server elsewhere may answer anything.
+    hostile = "a kite\x1b[31m\x9b2J\x07 in\tred"
+    harmless = answer(enhance(data_dir, PROMPT, "--json"))
+    meta = replace(harmless.enhancement_metadata, kept=[hostile], warnings=[hostile])
+    meta = replace(meta, template_name=hostile, model_used=hostile)
+    response = replace(harmless, enhanced_prompt=hostile, enhancement_metadata=meta)
+    out = io.StringIO()
+    show(response, Console(file=out, width=80))
+    assert out.getvalue().count("\ufffd[31m\ufffd2J\ufffd") == 5
+    assert not set(out.getvalue()) & {"\x1b", "\x9b", "\x07"}
 
 
 def test_output_that_is_not_unicode(data_dir: Path) -> None:

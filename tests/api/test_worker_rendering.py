@@ -203,6 +203,7 @@ class TestPackagedModel:
         messages = [Message("user", ESCAPE)]
         ids = chat.render(messages)
         assert (ids.count(chat.start), ids.count(chat.end)) == (2, 1)
+        assert set(engine.text.special.values()).isdisjoint(engine.text.tokenize(ESCAPE))
         content = engine.text.ids(ESCAPE)
         assert set(engine.text.special.values()).isdisjoint(content)
         assert self._text(engine, content) == ESCAPE

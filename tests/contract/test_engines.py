@@ -115,10 +115,12 @@ async def test_closing_the_generator_frees_the_slot_and_leaves_no_thread(
     threads = threading.active_count()
     ids = engine.text.ids("one, two, three, four")
     sampling = effective_sampling(Sampling(max_tokens=1500, seed=1), "generate")
+    # A text of 1,400 words that may not end early: a generation that went on would be noticed.
+    endless = 'root ::= ("ab "){1400}'
     for _ in range(6):
-        async with aclosing(engine.generate(ids, sampling, None)) as pieces:
+        async with aclosing(engine.generate(ids, sampling, endless)) as pieces:
             await anext(pieces)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(20):
         # Three times the slots: each must have been given back for all of these to be served.
         answers = await asyncio.gather(*(ask(max_tokens=2) for _ in range(6)))
     assert len(answers) == 6

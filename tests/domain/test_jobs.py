@@ -88,8 +88,19 @@ def test_without_a_name_the_format_decides(
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "sdxl", "sdxl_image_", "SDXL_IMAGE", "sdxl_image_slow", "image", "image7b_fast"]
-    + ["sdxl_image_fast\n", "wan_video_high_enhanced", "flux_image_fast"],
+    [
+        "",
+        " ",
+        "sdxl",
+        "sdxl_image_",
+        "SDXL_IMAGE",
+        "sdxl_image_slow",
+        "image",
+        "image7b_fast",
+        "sdxl_image_fast\n",
+        "wan_video_high_enhanced",
+        "flux_image_fast",
+    ],
 )
 def test_any_other_name_is_an_error_that_lists_the_valid_ones(name: str) -> None:
     with pytest.raises(InvalidJobType) as caught:

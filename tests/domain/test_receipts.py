@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,8 @@ def test_each_mismatch_is_a_violation_that_names_its_field(
     *,
     required: bool,
 ) -> None:
-    receipt = replace(GOOD, **{field: value})
+    changed: dict[str, Any] = {field: value}
+    receipt = replace(GOOD, **changed)
     error = _violation(receipt, signature_valid=signature_valid, required=required)
     assert error.details == {"mismatches": [field], "worker_id": "w1"}
     assert field in error.message

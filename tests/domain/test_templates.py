@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,8 @@ WHOLE: Mapping[str, object] = {
 }
 TEMPLATE = template_from_mapping(WHOLE)
 
-OTHER: dict[str, object] = {
+# Any, because one table holds values for fields of every type.
+OTHER: dict[str, Any] = {
     "model_type": "qwen_base",
     "use_case": "chat",
     "content_mode": "nsfw",
@@ -56,7 +58,7 @@ OTHER: dict[str, object] = {
     "variables": (Variable("author", required=False),),
     "negative_prompt": None,
 }
-NOT_CONTENT: dict[str, object] = {
+NOT_CONTENT: dict[str, Any] = {
     "template_name": "other",
     "version": 9,
     "description": "Other.",
@@ -195,8 +197,8 @@ def test_the_hash_changes_with_each_content_field(name: str) -> None:
 
 @pytest.mark.parametrize("name", [item.name for item in fields(TemplateSampling)])
 def test_the_hash_changes_with_each_sampling_field(name: str) -> None:
-    value: object = ("x",) if name == "stop" else 3
-    sampling = replace(TEMPLATE.sampling, **{name: value})
+    changed: dict[str, Any] = {name: ("x",) if name == "stop" else 3}
+    sampling = replace(TEMPLATE.sampling, **changed)
     assert content_sha256(replace(TEMPLATE, sampling=sampling)) != TEMPLATE.content_sha256
 
 

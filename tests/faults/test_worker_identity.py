@@ -1,9 +1,11 @@
 """The worker's key: made once, readable by its owner only, and never replaced in silence."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
-from multiprocessing.pool import Pool
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -115,17 +117,44 @@ def test_threads_that_start_together_get_the_same_key(tmp_path: Path) -> None:
     assert len(set(keys)) == 1
 
 
+_STARTER = """
+import sys
+from pathlib import Path
+from onbook.wire.receipt import public_key_of
+from onbook.worker.identity import load_or_create_key
+for line in sys.stdin:
+    sys.stdout.write(public_key_of(load_or_create_key(Path(line.strip()))) + "\\n")
+    sys.stdout.flush()
+"""
+
+
 def test_processes_that_start_together_get_the_same_key(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        _check_race(pool, tmp_path)
-        pool.close()
-        pool.join()
+    with ExitStack() as stack:
+        starters = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", _STARTER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    bufsize=1,
+                )
+            )
+            for _ in range(2)
+        ]
+        for turn in range(50):
+            data_dir = tmp_path / str(turn)
+            assert _same_answer(f"{data_dir}\n", starters) == f"{_public(data_dir)}\n"
+            assert [entry.name for entry in data_dir.iterdir()] == [FILE]
 
 
-def _check_race(pool: Pool, tmp_path: Path) -> None:
-    pool.map(_public, [tmp_path / "warm"] * 2)
-    for turn in range(20):
-        data_dir = tmp_path / str(turn)
-        keys = pool.map(_public, [data_dir] * 8, chunksize=1)
-        assert len(set(keys)) == 1
-        assert [entry.name for entry in data_dir.iterdir()] == [FILE]
+def _same_answer(line: str, starters: Sequence["subprocess.Popen[str]"]) -> str:
+    for starter in starters:
+        assert starter.stdin is not None
+        starter.stdin.write(line)
+    answers = set()
+    for starter in starters:
+        assert starter.stdout is not None
+        answers.add(starter.stdout.readline())
+    [answer] = answers
+    return answer

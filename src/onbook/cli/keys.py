@@ -41,6 +41,7 @@ def create(
 ) -> None:
     """Make a key and print it, this once."""
     from onbook.adapters.clock import SystemClock, SystemIds  # noqa: PLC0415 - keeps --help fast
+    from onbook.bootstrap import pepper_of  # noqa: PLC0415 - likewise
     from onbook.cli.options import fail, settings_with  # noqa: PLC0415 - likewise
     from onbook.flows.access_keys import issue_key  # noqa: PLC0415 - likewise
 
@@ -58,7 +59,7 @@ def create(
             name.strip(),
             scope,
             store=store,
-            pepper=_pepper(settings),
+            pepper=pepper_of(settings),
             clock=clock,
             ids=SystemIds(),
             expires_at=expires_at,
@@ -164,14 +165,6 @@ async def _with_store(
         return await work(SqlAccessKeyStore(engine))
     finally:
         await engine.dispose()
-
-
-def _pepper(settings: "Settings") -> bytes:
-    from onbook.adapters.files.secrets import load_or_create_pepper  # noqa: PLC0415 - see above
-
-    if settings.key_pepper is not None:
-        return settings.key_pepper.get_secret_value().encode()
-    return load_or_create_pepper(settings.data_dir)
 
 
 def _row(key: "AccessKey", now: datetime) -> dict[str, str | list[str] | None]:

@@ -201,7 +201,7 @@ def read_enhance_request(body: bytes) -> EnhanceRequest:
     if not errors:
         try:
             request = msgspec.convert(data, EnhanceRequest)
-            if request.prompt.strip() and b"\\u0000" not in body:
+            if b"\\u0000" not in body and not _is_blank(request.prompt):
                 return request
             # The escape may be harmless text: a backslash before it takes its meaning away.
             errors = _bad_texts(data)
@@ -219,9 +219,14 @@ def _bad_texts(data: dict[str, object]) -> dict[str, str]:
         if any(isinstance(text, str) and "\x00" in text for text in texts):
             errors[name] = "holds a NUL character"
     prompt = data.get("prompt")
-    if isinstance(prompt, str) and not prompt.strip():
+    if isinstance(prompt, str) and _is_blank(prompt):
         errors["prompt"] = "must not be empty"
     return errors
+
+
+def _is_blank(text: str) -> bool:
+    """Tell whether nothing in ``text`` can be seen: spaces, controls, zero-width characters."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
 
 
 def _wrong_fields(data: dict[str, object]) -> dict[str, str]:

@@ -12,7 +12,13 @@ from onbook.domain.fitting.budget import BOILERPLATE, DUPLICATE, choose, price
 from onbook.domain.fitting.clauses import Style, join_exactly, split_clauses
 from onbook.domain.fitting.clean import clean
 from onbook.domain.fitting.user_text import UserText, shorten, user_text
-from onbook.domain.fitting.words import names_person, negates, wants_person
+from onbook.domain.fitting.words import (
+    directs_camera,
+    names_person,
+    negates,
+    shows_camera,
+    wants_person,
+)
 from onbook.domain.must_keep import Masked
 from onbook.domain.token_counting import TokenCounter
 
@@ -163,9 +169,12 @@ def _in_order(keeps: tuple[str, ...], text: str) -> bool:
 
 
 def _guard(additions: Additions, idea: str, style: Style) -> tuple[Additions, list[Step]]:
-    """Drop invented people and new negations from tags; sentences only get a warning."""
+    """Drop invented people and new negations from tags; sentences only get a warning.
+
+    A shot has one camera move: where the user directs the camera, an added sentence about it goes.
+    """
     if style != "tags":
-        return additions, []
+        return _one_camera(additions, idea, style)
     steps: list[Step] = []
     left: list[Unit] = []
     for unit in additions.units:
@@ -176,6 +185,18 @@ def _guard(additions: Additions, idea: str, style: Style) -> tuple[Additions, li
         else:
             left.append(unit)
     return replace(additions, units=tuple(left)), steps
+
+
+def _one_camera(additions: Additions, idea: str, style: Style) -> tuple[Additions, list[Step]]:
+    if not directs_camera(idea):
+        return additions, []
+    heads: dict[int, str] = {}
+    for unit in additions.units:
+        heads.setdefault(unit.group, unit.text)
+    cut = {group for group, head in heads.items() if shows_camera(head)}
+    left = tuple(unit for unit in additions.units if unit.group not in cut)
+    steps = [Step("second_camera", unit.text) for unit in additions.units if unit.group in cut]
+    return (_reduced(additions, left, style) if steps else additions), steps
 
 
 def _added_people(guarded: list[Step], additions: Additions, idea: str) -> bool:

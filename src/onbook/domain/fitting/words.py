@@ -114,6 +114,15 @@ _NEGATION = re.compile(
 )
 
 
+_CAMERA_DIRECTIVES = word_set(
+    "camera zoom zooms zooming pan pans panning tilt tilts tilting dolly tracking orbit orbits "
+    "racking handheld timelapse time-lapse pov crane tripod shaking"
+)
+_CAMERA_WORDS = _CAMERA_DIRECTIVES | word_set(
+    "lens gimbal drone framing frame shot view viewpoint slide take focus"
+)
+
+
 def words(text: str) -> list[str]:
     """Return the words of ``text``, folded, in order."""
     return WORD.findall(text.casefold())
@@ -165,3 +174,13 @@ def wants_person(text: str) -> bool:
 def negates(text: str) -> bool:
     """Say whether ``text`` holds a negation, which text encoders read as a mention."""
     return _NEGATION.search(text) is not None
+
+
+def directs_camera(text: str) -> bool:
+    """Say whether ``text`` tells the camera what to do."""
+    return not _CAMERA_DIRECTIVES.isdisjoint(words(text))
+
+
+def shows_camera(text: str) -> bool:
+    """Say whether ``text`` speaks of the camera, as a sentence about its move does."""
+    return not _CAMERA_WORDS.isdisjoint(words(text))
