@@ -186,7 +186,12 @@ async def ensure_first_key(service: Service) -> str | None:
     return plain
 
 
-def _pepper(settings: Settings) -> bytes:
+def pepper_of(settings: Settings) -> bytes:
+    """Return the secret that access keys are hashed with; made at the first call.
+
+    Raises:
+        SecretUnusable: its file is damaged or cannot be made.
+    """
     if settings.key_pepper is not None:
         return settings.key_pepper.get_secret_value().encode()
     return load_or_create_pepper(settings.data_dir)
