@@ -116,6 +116,11 @@ async def test_a_seed_is_used_zero_included(gateway: Running) -> None:
     assert data["seed"] == 0
 
 
+async def test_a_regeneration_draws_another_seed(gateway: Running) -> None:
+    data = metadata(await gateway.enhance({"prompt": "a boat", "seed": 5, "regeneration": True}))
+    assert data["seed"] != 5
+
+
 async def test_the_negative_prompt_joins_the_templates(gateway: Running) -> None:
     response = await gateway.enhance({"prompt": "a boat", "negative_prompt": "fog"})
     assert response.json()["negative_prompt"].endswith("fog")

@@ -8,7 +8,9 @@ import re
 import shlex
 import sqlite3
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import chdir, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from docs.pages import PAGES, Command, name_of, session
+from docs.pages import PAGES, Command, blocks, name_of, session
 from server import ONBOOK, Server, environment, served
 
 SHOWN_URL = "http://127.0.0.1:8740"
@@ -38,6 +40,7 @@ STARTS = {
     "Onbook is ready at ": "Onbook is ready at http://127.0.0.1:",
 }
 SAME_FACTS = ("Kept", "Template", "Strategy", "Fallback", "Integrity", "Warning")
+WITH_PYTHON = [page for page in PAGES if blocks(page.read_text("utf-8"), "python")]
 WITH_SESSIONS = [page for page in PAGES if any(session(page.read_text("utf-8")))]
 
 
@@ -177,16 +180,49 @@ def same(shown: str, really: str) -> bool:
     return shown[:1].isalpha() and shown.partition(",")[0] == really.partition(",")[0]
 
 
-@pytest.mark.parametrize("page", WITH_SESSIONS, ids=map(name_of, WITH_SESSIONS))
-def test_sessions_run_as_shown(page: Path, tmp_path: Path) -> None:
-    (tmp_path / "ideas.txt").write_text("a cat in a garden\na lighthouse in a storm\n")
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "ideas.txt").write_text("a cat in a garden\na lighthouse in a storm\n")
     options = {"ONBOOK_BOOTSTRAP_KEY": None, "ONBOOK_CONTEXT_SIZE": "8192"}
-    with served("serve", tmp_path / "data", **options) as server, chdir(tmp_path):
+    with served("serve", folder / "data", **options) as server, chdir(folder):
         key = KEY.search(server.output)
         assert key is not None
-        shell = Shell(tmp_path, server, key[0], {"ONBOOK_KEY": key[0]})
-        for command in session(page.read_text("utf-8")):
-            check(shell, command)
+        yield Shell(folder, server, key[0])
+
+
+@pytest.fixture
+def fresh(shell: Shell) -> Iterator[Shell]:
+    """Give the shell as a new reader finds it, and put the templates back afterwards."""
+    shell.variables = {"ONBOOK_KEY": shell.key}
+    with closing(sqlite3.connect(shell.folder / "data" / "onbook.db")) as connection:
+        rows = connection.execute("SELECT * FROM prompt_templates").fetchall()
+        yield shell
+        with connection:
+            connection.execute("DELETE FROM prompt_templates")
+            slots = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO prompt_templates VALUES ({slots})", rows)  # noqa: S608 - question marks only
+
+
+@pytest.mark.parametrize("page", WITH_SESSIONS, ids=map(name_of, WITH_SESSIONS))
+def test_sessions_run_as_shown(page: Path, fresh: Shell) -> None:
+    for command in session(page.read_text("utf-8")):
+        check(fresh, command)
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=map(name_of, WITH_PYTHON))
+def test_python_examples_run(page: Path, fresh: Shell) -> None:
+    for block in blocks(page.read_text("utf-8"), "python"):
+        done = subprocess.run(
+            [sys.executable, "-c", block.replace(SHOWN_URL, fresh.server.url)],
+            env=environment(**fresh.variables),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "a cat in a garden" in done.stdout
+        assert ("INVALID_JOB_TYPE" in done.stdout) == ("no_such_job" in block)
 
 
 def check(shell: Shell, command: Command) -> None:
@@ -196,7 +232,8 @@ def check(shell: Shell, command: Command) -> None:
             compare(command.shown, shell.run(command.text))
         except AssertionError:
             # An edit by SQL is seen a quarter of a second later: ask again until then.
-            if not command.text.startswith("curl") or time.monotonic() > deadline:
+            asks_server = command.text.startswith("curl") or SHOWN_URL in command.text
+            if not asks_server or time.monotonic() > deadline:
                 raise
         else:
             return

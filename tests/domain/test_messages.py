@@ -165,7 +165,12 @@ def test_a_required_variable_that_is_null_is_missing() -> None:
     with pytest.raises(InvalidPayload):
         substitute(template, {"author": None})
     assert substitute(template, {"author": ""}) == "Write like ."
-    assert substitute(template, {"author": 0}) == "Write like 0."
+    with pytest.raises(InvalidPayload):
+        substitute(template, {"author": 0})
+    number = replace(TEMPLATE, variables=(Variable("author", "integer", required=True),))
+    assert substitute(number, {"author": 0}) == "Write like 0."
+    with pytest.raises(InvalidPayload):
+        substitute(number, {"author": True})
 
 
 @given(st.integers(0, 2**32 - 2), st.integers(1, 7))

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -210,6 +211,20 @@ def test_a_worker_beyond_loopback_needs_a_key(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "ONBOOK_WORKER_KEY" in done.stderr
+
+
+def test_beyond_loopback_the_embedded_worker_is_closed_to_strangers(tmp_path: Path) -> None:
+    # Listening on every address is the case; the test itself calls on loopback.
+    with served("serve", tmp_path, "--host", "0.0.0.0") as server:  # noqa: S104 - see above
+        for path, body in (("/worker/info", None), ("/enhance", b"{}"), ("/metrics", None)):
+            request = urllib.request.Request(server.url + path, body)  # noqa: S310 - our server
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=30)  # noqa: S310 - as above
+            assert refused.value.code == 401
+            refused.value.close()
+        answer = enhance(server.url)["enhancement_metadata"]
+    assert isinstance(answer, dict)
+    assert (answer["fallback_level"], answer["integrity"]["status"]) == (0, "verified")
 
 
 def test_gateway_and_worker_run_as_processes_of_their_own(tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ async def _enhance_there(
 
 async def _started(settings: "Settings", say: Say) -> "tuple[Service, Worker | None]":
     # Imported late: over HTTP, no engine is needed.
-    from onbook.worker.engines.base import EngineStartError  # noqa: PLC0415
-    from onbook.worker.identity import IdentityError  # noqa: PLC0415
-    from onbook.worker.start import build_worker  # noqa: PLC0415
+    from onbook.worker.engines.base import EngineStartError  # noqa: PLC0415 - see above
+    from onbook.worker.identity import IdentityError  # noqa: PLC0415 - see above
+    from onbook.worker.start import build_worker  # noqa: PLC0415 - see above
 
     local: Worker | None = None
     try:

@@ -1,10 +1,12 @@
 """The processes behind ``onbook serve`` and ``onbook worker``: preparing, serving, stopping."""
 
 import asyncio
+import secrets
 import socket
 from typing import TYPE_CHECKING
 
 import typer
+from pydantic import SecretStr
 
 from onbook.adapters.files.secrets import SecretUnusable
 from onbook.adapters.inference.in_process import InProcessWorker
@@ -12,7 +14,7 @@ from onbook.adapters.telemetry.logs import configure_logging
 from onbook.admin.pages import pages
 from onbook.bootstrap import Service, build_service, ensure_first_key, prepare_database
 from onbook.cli.options import fail
-from onbook.cli.server import listen, run_server, url_of
+from onbook.cli.server import listen, run, run_server, url_of
 from onbook.domain.templates import TOKEN_UNITS
 from onbook.gateway.app import build_gateway
 from onbook.ports.stores import StoreUnavailable
@@ -28,7 +30,7 @@ def run_service(settings: Settings, *, embedded: bool) -> None:
     # The port first: to learn after a minute of loading that it is taken would be a nuisance.
     listener = listen(settings.host, settings.port)
     try:
-        asyncio.run(_run(settings, listener, embedded=embedded))
+        run(_run(settings, listener, embedded=embedded))
     except KeyboardInterrupt:
         # The server has drained by now, and raises the signal again for whoever asks.
         say("Stopped.")
@@ -45,7 +47,7 @@ def run_worker(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     listener = listen(settings.host, settings.port)
     try:
-        asyncio.run(_run_worker(settings, listener))
+        run(_run_worker(settings, listener))
     except KeyboardInterrupt:
         say("Stopped.")
     finally:
@@ -70,6 +72,11 @@ async def _run_worker(settings: Settings, listener: socket.socket) -> None:
 async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
     say("Preparing the database …")
     await prepare_database(settings)
+    if embedded and not settings.on_loopback and settings.worker_key is None:
+        # The embedded worker answers on the same port: beyond loopback it needs a key, and only
+        # the gateway in this process has to know it.
+        key = SecretStr(secrets.token_urlsafe(32))
+        settings = settings.model_copy(update={"worker_key": key})
     local = await asyncio.to_thread(_local_worker, settings) if embedded else None
     in_process = (
         None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)

@@ -60,7 +60,6 @@ class ModelRun:
     integrity: IntegrityStatus
     receipt_id: str | None
     receipt: Mapping[str, object] | None
-    messages_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,22 +4,17 @@ Only :func:`compose` builds messages. Substitution is a single pass over the tem
 what the user wrote is never parsed, and what was substituted is never substituted again.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Final, Literal
+from typing import Literal
 
 from onbook.domain.errors import InvalidPayload
+from onbook.domain.template_rules import LITERAL, PROMPT_SLOT, ROTATE, SLOT, has_type
 from onbook.domain.templates import Example, Template
 
 Role = Literal["system", "user", "assistant"]
-PROMPT_SLOT: Final = "{{prompt}}"
-
-_SLOT: Final = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]{0,63})\}\}")
-_ROTATE: Final = re.compile(r"^# rotate (\w[\w-]*) (\d{1,3})$", re.MULTILINE)
-_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +75,22 @@ def substitute(template: Template, values: Mapping[str, object]) -> str:
     filled: dict[str, str] = {}
     for name, variable in declared.items():
         value = values.get(name, variable.default)
-        if value is None and variable.required:
+        if (value is None and variable.required) or (
+            value is not None and not has_type(variable, value)
+        ):
             wrong.append(f"variables.{name}")
         filled[name] = "" if value is None else str(value)
     wrong += [
-        f"variables.{name}"
-        for name in _SLOT.findall(template.system_prompt)
-        if name not in declared
+        f"variables.{name}" for name in SLOT.findall(template.system_prompt) if name not in declared
     ]
     if wrong:
         names = sorted(set(wrong))
         raise InvalidPayload(
             f"Template {template.template_name} cannot be filled in: "
-            f"{', '.join(names)} missing or not declared.",
+            f"{', '.join(names)} missing, not declared, or of the wrong type.",
             details={"fields": names},
         )
-    return _SLOT.sub(lambda match: filled[match.group(1)], template.system_prompt)
+    return SLOT.sub(lambda match: filled[match.group(1)], template.system_prompt)
 
 
 def rotated_examples(template: Template, seed: int) -> tuple[Example, ...]:
@@ -170,12 +165,12 @@ def _drawn(line: _RotatedLine, draw: Callable[[], float]) -> str:
 @lru_cache(maxsize=256)
 def _parsed(grammar: str) -> tuple[str | _RotatedLine, ...]:
     """Split a template's grammar into lines, once: it is the same for every request."""
-    counts = {rule: int(count) for rule, count in _ROTATE.findall(grammar)}
+    counts = {rule: int(count) for rule, count in ROTATE.findall(grammar)}
     lines: list[str | _RotatedLine] = []
     for line in grammar.split("\n"):
         rule, found, body = line.partition(" ::= ")
         if found and rule in counts and PROMPT_SLOT not in body:
-            literals = tuple(_LITERAL.findall(body))
+            literals = tuple(LITERAL.findall(body))
             lines.append(_RotatedLine(f"{rule} ::= ", literals, counts[rule]))
         elif not line.startswith("#"):
             # Comments are for the template's author; the engine would only read past them.

@@ -18,6 +18,8 @@ KeepKind = Literal["syntax", "quote"]
 Span = tuple[int, int]
 
 _TOKEN = re.compile(
+    # Most characters begin no token: they are passed over before any alternative is tried.
+    r"(?=[\\<:;=_\-\"'\u2018“„«「『()\[\]{}|BA]|embedding:)(?:"
     r"(?P<escape>\\[()\[\]{}])"
     r"|(?P<control><\|[^<>|\n]{1,40}\|>)"
     r"|(?P<tag><[A-Za-z][\w-]{0,31}:[^<>\n]{1,200}>)"
@@ -29,7 +31,7 @@ _TOKEN = re.compile(
     r"|(?P<keyword>(?<!\w)(?:BREAK|AND|ADDCOMM|ADDBASE|ADDCOL|ADDROW)(?!\w))"
     r"|(?P<quote>[\"'\u2018“„«「『])"
     r"|(?P<bracket>[()\[\]{}])"
-    r"|(?P<separator>[|:])"
+    r"|(?P<separator>[|:]))"
 )
 _TAG = re.compile(r"<[A-Za-z][\w-]{0,31}:[^<>\n]{1,200}>")
 # A whole prompt of more words than this in quotes is pasted text, not a sign to be shown.

@@ -8,6 +8,7 @@ from typing import Final, Literal, cast, get_args
 
 from onbook.domain.content_mode.decision import ContentMode
 from onbook.domain.errors import OnbookError
+from onbook.domain.template_rules import broken_rules
 
 UseCase = Literal["enhancement", "chat", "generation", "playground"]
 TokenUnit = Literal["clip", "umt5", "model", "chars"]
@@ -194,18 +195,8 @@ def checked(template: Template) -> Template:
     Raises:
         TemplateInvalid: naming the first field that does not.
     """
-    name = template.template_name
-    if template.token_limit < 1 or template.max_tokens < 1:
-        raise _invalid(name, "token_limit", "and max_tokens must be at least 1")
-    if not 0 <= template.examples_sent <= len(template.examples):
-        raise _invalid(name, "examples_sent", "is larger than the pool of examples")
-    if template.user_format is not None and template.user_format.count("{{prompt}}") != 1:
-        raise _invalid(name, "user_format", "must hold {{prompt}} exactly once")
-    if "{{prompt}}" in template.system_prompt:
-        # User text never becomes part of the system text.
-        raise _invalid(name, "system_prompt", "must not hold {{prompt}}; it is its own message")
-    if not template.system_prompt.strip() and not template.examples_sent:
-        raise _invalid(name, "system_prompt", "is empty and there are no examples")
+    for field_name, reason in broken_rules(template):
+        raise _invalid(template.template_name, field_name, reason)
     return _with_hash(template)
 
 
@@ -281,8 +272,16 @@ def _sampling(value: object, name: str) -> TemplateSampling:
         elif isinstance(item, bool) or not isinstance(item, int | float):
             raise _invalid(name, f"sampling.{key}", "must be a number")
         else:
-            values[key] = item if key == "top_k" else float(item)
+            values[key] = _sampling_number(key, item, name)
     return TemplateSampling(**values)  # type: ignore[arg-type]  # each value was checked above
+
+
+def _sampling_number(key: str, value: float, name: str) -> float:
+    if key != "top_k":
+        return float(value)
+    if not isinstance(value, int):
+        raise _invalid(name, "sampling.top_k", "must be a whole number")
+    return value
 
 
 def _examples(value: object, name: str) -> tuple[Example, ...]:
@@ -294,7 +293,10 @@ def _examples(value: object, name: str) -> tuple[Example, ...]:
     for item in value:
         if not isinstance(item, Mapping) or set(item) != {"user", "assistant"}:
             raise _invalid(name, "examples", "must each have 'user' and 'assistant'")
-        examples.append(Example(str(item["user"]), str(item["assistant"])))
+        user, assistant = item["user"], item["assistant"]
+        if not isinstance(user, str) or not isinstance(assistant, str):
+            raise _invalid(name, "examples", "must each have texts")
+        examples.append(Example(user, assistant))
     return tuple(examples)
 
 

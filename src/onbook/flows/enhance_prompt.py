@@ -209,7 +209,9 @@ def prepare(
         key = TemplateKey(command.selected_model, "enhancement", mode, command.target)
         resolved = book.resolve(key)
     services.observer.template_selected(request_id, resolved)
-    seed = services.ids.seed() if command.seed is None else command.seed
+    # Whoever asks for another result wants another draw, whatever seed came along.
+    given = None if command.regeneration else command.seed
+    seed = services.ids.seed() if given is None else given
     masked = protect(command.prompt)
     composed = compose(resolved.template, masked.text, seed=seed)
     return Prepared(

@@ -67,7 +67,6 @@ async def infer_verified(
         integrity=integrity,
         receipt_id=receipt.receipt_id if receipt else None,
         receipt=cast("dict[str, object]", msgspec.to_builtins(receipt)) if receipt else None,
-        messages_sha256=messages_sha256(composed.messages),
     )
 
 

@@ -3,7 +3,8 @@
 import hashlib
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from json import dumps
+
+import msgspec
 
 from onbook.domain.content_mode.decision import ContentDecision
 from onbook.domain.enhancement import Caller, EnhanceCommand, Enhancement
@@ -84,7 +85,7 @@ async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids:
         created_at=enhancement.created_at,
         salt=salt,
         original=command.prompt,
-        messages=_json([asdict(message) for message in enhancement.messages]),
+        messages=_json(enhancement.messages),
         raw_output=run.text if run else None,
         enhanced=enhancement.enhanced_prompt,
     )
@@ -169,7 +170,7 @@ def _salted(salt: str, text: str) -> str:
 
 
 def _json(value: object) -> str:
-    return dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return msgspec.json.encode(value).decode()
 
 
 def _decision(decision: ContentDecision) -> str:

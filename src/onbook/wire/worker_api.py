@@ -40,7 +40,7 @@ class Sampling(
     dry_multiplier: Annotated[float, Meta(ge=0.0, le=10.0)] | None = None
     seed: Annotated[int, Meta(ge=0, le=4_294_967_294)] | None = None
     stop: Annotated[list[str], Meta(max_length=16)] | None = None
-    grammar: Annotated[str, Meta(max_length=65_536)] | None = None
+    grammar: Annotated[str, Meta(min_length=1, max_length=65_536)] | None = None
 
 
 class InferenceRequest(Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True):

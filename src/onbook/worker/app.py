@@ -106,8 +106,8 @@ class WorkerApp:
             )
         if scope["path"] in ("/health", "/chat/health"):
             return None
-        sent = (header(scope, b"authorization") or "").removeprefix("Bearer ")
-        if hmac.compare_digest(sent.encode(), self.key.encode()):
+        sent = header(scope, b"authorization") or ""
+        if hmac.compare_digest(sent.encode(), f"Bearer {self.key}".encode()):
             return None
         return (
             401,

@@ -14,7 +14,9 @@ Style = Literal["tags", "sentences", "text"]
 _WIDE_PAUSES = "\uff0c\u3001\uff1b"
 _WIDE_ENDS = "\u3002\uff01\uff1f"
 _BOUNDARY = re.compile(
-    rf"[,;{_WIDE_PAUSES}]|[.!?…]+|[{_WIDE_ENDS}]+|\n+|(?<=[\"'”\u2019」])\s(?=[A-Z])"
+    # Letters are passed over before any alternative is tried.
+    rf"(?=[\s,;.!?…{_WIDE_PAUSES}{_WIDE_ENDS}])(?:"
+    rf"[,;{_WIDE_PAUSES}]|[.!?…]+|[{_WIDE_ENDS}]+|\n+|(?<=[\"'”\u2019」])\s(?=[A-Z]))"
 )
 _AFTER = re.compile(rf"[\s,;{_WIDE_PAUSES}]*")
 _SENTENCE_MARKS = f".!?…\n{_WIDE_ENDS}"
@@ -137,7 +139,9 @@ def repeats(clauses: Iterable[str]) -> list[int]:
 
 
 def _is_near(one: frozenset[str], other: frozenset[str]) -> bool:
-    small, large = sorted((len(one), len(other)))
+    small, large = len(one), len(other)
+    if small > large:
+        small, large = large, small
     return small >= _NEAR_DUPLICATE * large and jaccard(one, other) >= _NEAR_DUPLICATE
 
 

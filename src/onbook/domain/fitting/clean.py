@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import eq
 
 from onbook.domain.fitting.clauses import (
     Style,
@@ -241,6 +242,8 @@ def _without_markdown(text: str) -> str:
     text = _BREAKS.sub("\n", text)
     text = _LINK.sub(r"\1", text)
     text = _LINE_MARKS.sub("", text)
+    if "*" not in text and "`" not in text:
+        return text
     return _EMPHASIS.sub(lambda found: found.group(1) or "", text)
 
 
@@ -304,7 +307,11 @@ def _without_loops(text: str) -> str:
 def _without_word_loops(text: str) -> str:
     """Collapse ``a b a b a b`` to ``a b``, for sequences of up to eight words."""
     tokens = text.split(" ")
+    folded = [token.casefold() for token in tokens]
     for period in _LOOP_PERIODS:
+        # A loop needs two whole repetitions: most texts have too few equal pairs for any.
+        if sum(map(eq, folded, folded[period:])) < 2 * period:
+            continue
         kept: list[str] = []
         run, looping = 0, False
         for token in tokens:
@@ -318,4 +325,5 @@ def _without_word_loops(text: str) -> str:
                 del kept[-surplus:]
                 run, looping = 0, True
         tokens = kept
+        folded = [token.casefold() for token in tokens]
     return " ".join(tokens)

@@ -21,13 +21,13 @@ _AT_START = re.compile(
     re.IGNORECASE,
 )
 _ANYWHERE = re.compile(
-    r"\bas an ai (?:language )?(?:model|assistant)\b"
+    r"(?=[aiv无])(?:\bas an ai (?:language )?(?:model|assistant)\b"
     r"|\b(?:i can(?:not|['\u2019]t| not)|i(?:['\u2019]m| am) (?:unable|not able) to|i won['\u2019]t"
     r"|i will not) (?:assist|help (?:you|with)|create|generate|fulfil|fulfill|provide|comply|write"
     r"|produce|do that|depict|describe)\b"
     r"|\bagainst my (?:guidelines|programming|policy)\b"
     r"|\bviolates? (?:my|our|the) (?:content )?(?:guidelines|policy|policies)\b"
-    r"|无法(?:生成|提供|协助)",
+    r"|无法(?:生成|提供|协助))",
     re.IGNORECASE,
 )
 # A refusal speaks at once; what comes later is a scene.
