@@ -141,10 +141,15 @@ def test_keeps_are_verbatim_ordered_and_apart(prompt: str) -> None:
 @settings(deadline=None)
 @given(PIECES)
 def test_the_plain_text_is_one_clean_line(prompt: str) -> None:
-    text = protect(prompt).text
+    masked = protect(prompt)
+    text = masked.text
     assert text == " ".join(text.split())
     assert "\x00" not in text
     assert "<lora" not in text
+    # Quoted text is to be shown letter by letter, whatever it is; the worker renders it as text.
+    for keep in masked.keeps:
+        if keep.kind == "quote":
+            text = text.replace(" ".join(keep.text.split()), "")
     assert "<|" not in text or "|>" not in text.split("<|", 1)[1][:40] or " " in text
 
 

@@ -7,6 +7,7 @@ holds its key and lies can sign a lie.
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -85,8 +86,9 @@ def signed(receipt: Receipt, key: Ed25519PrivateKey) -> Receipt:
 def signature_valid(receipt: Receipt, public_key: str) -> bool:
     """Tell whether ``receipt`` was signed by the holder of ``public_key`` (base64, 32 bytes)."""
     try:
-        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
-        key.verify(base64.b64decode(receipt.signature, validate=True), _signed_bytes(receipt))
+        _public_key(public_key).verify(
+            base64.b64decode(receipt.signature, validate=True), _signed_bytes(receipt)
+        )
     except (InvalidSignature, ValueError, binascii.Error):
         return False
     return True
@@ -95,6 +97,11 @@ def signature_valid(receipt: Receipt, public_key: str) -> bool:
 def public_key_of(key: Ed25519PrivateKey) -> str:
     """Return the public half of ``key``, base64 of its 32 raw bytes."""
     return base64.b64encode(key.public_key().public_bytes_raw()).decode("ascii")
+
+
+@lru_cache(maxsize=256)
+def _public_key(public_key: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
 
 
 def _signed_bytes(receipt: Receipt) -> bytes:
