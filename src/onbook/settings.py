@@ -13,7 +13,8 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 EngineName = Literal["llama_cpp", "echo"]
 
-MIN_KEY_CHARS: Final = 16
+# Below this a key can be guessed by trying.
+SAFE_KEY_CHARS: Final = 16
 
 _CommaList = Annotated[list[str], NoDecode]
 
@@ -41,8 +42,8 @@ class Settings(BaseSettings):
     )
     bootstrap_key: SecretStr | None = Field(
         None,
-        description="The first admin key, at least 16 characters. Without it one is generated and "
-        "printed once.",
+        description="The first admin key; take at least 16 characters that nobody can guess. "
+        "Without it one is generated and printed once.",
     )
     key_pepper: SecretStr | None = Field(
         None,
@@ -129,12 +130,10 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
-    @field_validator("bootstrap_key")
+    @field_validator("bootstrap_key", "key_pepper", "worker_key", mode="before")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < MIN_KEY_CHARS:
-            raise ValueError(f"must have at least {MIN_KEY_CHARS} characters")
-        return value
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
     @property
     def database(self) -> str:

@@ -59,6 +59,16 @@ def test_the_first_start_prints_a_key_once_and_it_works(tmp_path: Path) -> None:
     assert key.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_a_short_bootstrap_key_works_with_a_warning_and_an_empty_one_is_none(
+    tmp_path: Path,
+) -> None:
+    with served("serve", tmp_path / "short", ONBOOK_BOOTSTRAP_KEY="short") as server:
+        assert enhance(server.url, key="short")["success"] is True
+        assert "ONBOOK_BOOTSTRAP_KEY is short" in server.output
+    with served("serve", tmp_path / "empty", ONBOOK_BOOTSTRAP_KEY="") as server:
+        assert "shown this once" in server.output
+
+
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_drains_and_loses_nothing(tmp_path: Path, with_signal: signal.Signals) -> None:
     with served("serve", tmp_path) as server:
@@ -186,7 +196,7 @@ def test_a_corrupt_model_file_ends_with_one_sentence(tmp_path: Path, content: by
     ("options", "named"),
     [
         ({"ONBOOK_PORT": "http"}, "ONBOOK_PORT"),
-        ({"ONBOOK_BOOTSTRAP_KEY": "short"}, "ONBOOK_BOOTSTRAP_KEY"),
+        ({"ONBOOK_WORKER_TIMEOUT_S": "-1"}, "ONBOOK_WORKER_TIMEOUT_S"),
         ({"ONBOOK_WORKER_ENGINE": "gpt"}, "ONBOOK_WORKER_ENGINE"),
         ({"ONBOOK_CONTENT_CEILING": "all"}, "ONBOOK_CONTENT_CEILING"),
     ],

@@ -18,7 +18,7 @@ from onbook.cli.server import listen, run, run_server, url_of
 from onbook.domain.templates import TOKEN_UNITS
 from onbook.gateway.app import build_gateway
 from onbook.ports.stores import StoreUnavailable
-from onbook.settings import Settings
+from onbook.settings import SAFE_KEY_CHARS, Settings
 
 if TYPE_CHECKING:
     from onbook.worker.start import Worker
@@ -131,8 +131,13 @@ def _welcome(
         say(f"\n  Your first admin key, shown this once:\n\n    {first_key}\n")
         say("  Keep it; 'onbook keys create' makes others.")
     key = "$ONBOOK_KEY" if first_key is None else first_key
-    if service.settings.bootstrap_key is not None:
+    given = settings.bootstrap_key
+    if given is not None:
         key = "$ONBOOK_BOOTSTRAP_KEY"
+        if len(given.get_secret_value()) < SAFE_KEY_CHARS:
+            say(
+                f"  warning   ONBOOK_BOOTSTRAP_KEY is short; take {SAFE_KEY_CHARS} characters or more"
+            )
     say(
         "\nTry it:\n"
         f"  curl -s {url}/functions/v1/enhance-prompt \\\n"

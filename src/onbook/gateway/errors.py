@@ -11,7 +11,7 @@ from onbook.domain.errors import (
 )
 from onbook.wire.asgi import MAX_BODY_BYTES, BodyTooLargeError, problem
 from onbook.wire.gateway_api import FieldErrors, NotJsonError
-from onbook.wire.problem import Problem
+from onbook.wire.problem import Problem, place_of
 
 _log = structlog.get_logger("onbook.gateway")
 
@@ -33,7 +33,7 @@ def as_onbook_error(error: Exception, request_id: str) -> OnbookError:
                 details={"fields": sorted(error.fields), "reasons": error.fields},
             )
         case _:
-            _log.error("gateway.bug", request_id=request_id, where=_where(error))
+            _log.error("gateway.bug", request_id=request_id, where=place_of(error))
             return InternalError("The gateway failed; nothing was answered from this request.")
 
 
@@ -55,12 +55,3 @@ def _fields(fields: dict[str, str]) -> str:
     if unknown:
         known.append(f"{unknown} unknown field{'s' if unknown > 1 else ''}")
     return "; ".join(known)
-
-
-def _where(error: Exception) -> str:
-    """Return type and place of a bug: a traceback could show what the caller wrote."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
-    return f"{type(error).__name__} at {place}"

@@ -65,3 +65,12 @@ class ProblemError(Exception):
         super().__init__(f"{problem.error_code}: {problem.error}")
         self.status = status
         self.problem = problem
+
+
+def place_of(error: Exception) -> str:
+    """Return type and place of a bug: a traceback could show what the caller wrote."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
+    return f"{type(error).__name__} at {place}"

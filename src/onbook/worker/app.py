@@ -21,7 +21,7 @@ from onbook.wire.asgi import (
     send_json,
     start_events,
 )
-from onbook.wire.problem import Problem
+from onbook.wire.problem import Problem, place_of
 from onbook.wire.routing import ExactRouter
 from onbook.wire.worker_api import (
     Endpoint,
@@ -269,15 +269,6 @@ async def _disconnected(receive: "Receive") -> None:
         pass
 
 
-def _where(error: Exception) -> str:
-    """Return type and place of a bug: a traceback could show what the caller wrote."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
-    return f"{type(error).__name__} at {place}"
-
-
 def _problem(
     code: str, text: str, action: str, request_id: str, details: dict[str, object] | None
 ) -> Problem:
@@ -322,7 +313,7 @@ def _explain(error: Exception, request_id: str) -> tuple[int, Problem, bool]:
             status, code, retry = 500, "INTERNAL", False
             text, action = "The engine failed.", "Try again; see the worker's log."
         case _:
-            _log.error("worker.bug", request_id=request_id, where=_where(error))
+            _log.error("worker.bug", request_id=request_id, where=place_of(error))
             status, code, retry = 500, "INTERNAL", False
             text, action = "The worker failed.", "Report it with the request_id."
     return status, _problem(code, text, action, request_id, None), retry
