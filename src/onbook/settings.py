@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     )
     worker_key: SecretStr | None = Field(
         None,
-        description="Bearer key of the worker: demanded by a worker, sent by a gateway. Without one "
-        "a worker answers on loopback only, and an embedded one beyond it answers nobody.",
+        description="Bearer key of the worker: demanded by a worker, sent by a gateway. Without "
+        "one a worker answers on loopback only, and an embedded one beyond it answers nobody.",
     )
     worker_public_key: str | None = Field(
         None,

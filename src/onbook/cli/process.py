@@ -12,7 +12,7 @@ from onbook.adapters.files.secrets import SecretUnusable
 from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.adapters.telemetry.logs import configure_logging
 from onbook.admin.pages import pages
-from onbook.bootstrap import Service, build_service, ensure_first_key, prepare_database
+from onbook.bootstrap import build_service, ensure_first_key, prepare_database
 from onbook.cli.options import fail
 from onbook.cli.server import listen, run, run_server, url_of
 from onbook.domain.templates import TOKEN_UNITS
@@ -90,7 +90,7 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
     first_key = await ensure_first_key(service)
 
     def welcome() -> None:
-        _welcome(settings, listener, service, first_key, local)
+        _welcome(settings, listener, first_key, local)
 
     try:
         app = build_gateway(
@@ -117,7 +117,6 @@ def _local_worker(settings: Settings) -> "Worker":
 def _welcome(
     settings: Settings,
     listener: socket.socket,
-    service: Service,
     first_key: str | None,
     local: "Worker | None",
 ) -> None:
@@ -136,7 +135,8 @@ def _welcome(
         key = "$ONBOOK_BOOTSTRAP_KEY"
         if len(given.get_secret_value()) < SAFE_KEY_CHARS:
             say(
-                f"  warning   ONBOOK_BOOTSTRAP_KEY is short; take {SAFE_KEY_CHARS} characters or more"
+                "  warning   ONBOOK_BOOTSTRAP_KEY is short; "
+                f"take {SAFE_KEY_CHARS} characters or more"
             )
     say(
         "\nTry it:\n"
