@@ -12,7 +12,7 @@ import pytest
 from onbook.wire.worker_api import Message, Sampling, effective_sampling
 from onbook.worker.engines.base import Engine, EngineError, GrammarError, Piece
 from onbook.worker.engines.echo import EchoEngine
-from onbook.worker.engines.gbnf import MAX_NESTING, check_nesting
+from onbook.worker.engines.gbnf import MAX_NESTING, check_grammar
 from onbook.worker.rendering import chat_renderer
 from support_worker import packaged_llama
 
@@ -168,7 +168,12 @@ class TestLlamaCpp:
             'root ::= root "a"',
             "not a grammar",
             'root ::= "\\q"',
-            'root ::= "a\x00b"',
+            'root ::= "a"\n"b"',
+            "root ::= *",
+            'root ::= "a" ;',
+            'root ::= ("a"',
+            'root ::= "a")',
+            "root ::= <",
             "root ::= [",
             "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000,
         ],
@@ -199,18 +204,20 @@ class TestLlamaCpp:
 @pytest.mark.parametrize(
     "grammar",
     [
-        "root ::= " + "(" * MAX_NESTING + "a" + ")" * MAX_NESTING,
-        "root ::= " + "(a) " * 5000,
+        "root ::= " + "(" * MAX_NESTING + '"a"' + ")" * MAX_NESTING,
+        "root ::= " + '("a") ' * 5000,
         'root ::= "' + "(" * 5000 + '"',
         'root ::= "\\"' + "(" * 5000 + '"',
         "root ::= [" + "(" * 5000 + "]",
         "root ::= [\\]" + "(" * 5000 + "]",
         "# " + "(" * 5000 + '\nroot ::= "a"',
+        'root ::= "a" |\n "b"\n\n# end\nx ::= (\n [a-z]\n){1,3}',
+        'root ::= a-b* . <[5]>\na-b ::= "\\x41\\u00e9"',
     ],
     ids=lambda grammar: grammar[:16],
 )
 def test_brackets_in_text_and_beside_each_other_are_not_nesting(grammar: str) -> None:
-    check_nesting(grammar)
+    check_grammar(grammar)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +225,13 @@ def test_brackets_in_text_and_beside_each_other_are_not_nesting(grammar: str) ->
 )
 def test_nesting_is_found_behind_whatever_is_text(before: str) -> None:
     with pytest.raises(GrammarError):
-        check_nesting(f"root ::= {before}" + "(" * (MAX_NESTING + 1))
+        check_grammar(f"root ::= {before}" + "(" * (MAX_NESTING + 1))
 
 
 @pytest.mark.parametrize("shape", ['"', '\\"', "[", "\\", '"\\', "#", "()"])
 def test_a_grammar_is_read_in_one_pass(shape: str) -> None:
     # A rescan at each character would be two thousand million steps, and half a minute.
     started = process_time()
-    check_nesting(shape * (65_536 // len(shape)))
+    with pytest.raises(GrammarError):
+        check_grammar("root ::= " + shape * (65_536 // len(shape)) + "\n$")
     assert process_time() - started < 2

@@ -1,6 +1,11 @@
-"""What a grammar must keep to before llama.cpp may see it."""
+"""What a grammar must keep to before llama.cpp may see it.
+
+llama.cpp prints a grammar that it cannot parse, in full, to standard error; and the grammar holds
+the prompt. So what is wrong with one is found here first, and told without it.
+"""
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from onbook.worker.engines.base import GrammarError
@@ -9,26 +14,87 @@ from onbook.worker.engines.base import GrammarError
 # below 32,000 of them. Grammars that people write need fewer than ten.
 MAX_NESTING: Final = 200
 
-# Literals, character classes and comments, where brackets are text; an unclosed one reaches to the
-# end, so that no scan starts over.
+# Every alternative is bounded or never given back, so that no scan starts over.
 _TOKEN: Final = re.compile(
-    r'"(?:[^"\\]|\\.)*"?|\[(?:[^\]\\]|\\.)*\]?|#[^\r\n]*|[()]',
-    re.DOTALL,
+    r"""
+    (?P<space>[ \t\r\n]++|\#[^\r\n]*+)
+    | (?P<rule>[A-Za-z0-9-]++(?=[ \t]*+::=))[ \t]*+::=(?![ \t]*+[\r\n])
+    | (?P<name>[A-Za-z0-9-]++)
+    | (?P<literal>"(?:[^"\\]|\\.)*+")
+    | (?P<class>\[(?:[^\]\\]|\\.)*+\])
+    | (?P<token>!?<\[?[^<>\r\n]{1,64}>)
+    | (?P<open>\()
+    | (?P<close>\))
+    | (?P<repeat>[*+?]|\{[ \t]{0,8}\d{1,4}[ \t]{0,8}(?:,[ \t]{0,8}\d{0,4})?[ \t]{0,8}\})
+    | (?P<bar>\|)
+    | (?P<any>\.)
+    """,
+    re.VERBOSE | re.DOTALL,
 )
+_BREAK: Final = re.compile(r"[\r\n]")
+_ESCAPE: Final = re.compile(r"\\(?:[tnr\\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})")
 
 
-def check_nesting(grammar: str) -> None:
-    """Check that no group lies deeper than ``MAX_NESTING``.
+def check_grammar(grammar: str) -> None:
+    """Check that ``grammar`` is GBNF that llama.cpp can parse.
 
     Raises:
-        GrammarError: one does.
+        GrammarError: saying what is wrong, without repeating the grammar.
     """
-    depth = 0
-    for match in _TOKEN.finditer(grammar):
-        token = match.group()
-        if token == "(":
-            depth += 1
-        elif token == ")":
-            depth -= 1
-        if depth > MAX_NESTING:
-            raise GrammarError(f"The grammar nests groups deeper than {MAX_NESTING}.")
+    defined: set[str] = set()
+    used: set[str] = set()
+    for kind, text in _tokens(grammar):
+        if kind == "rule":
+            defined.add(text)
+        elif kind == "name":
+            used.add(text)
+        elif kind in ("literal", "class"):
+            _check_escapes(text)
+    if "root" not in defined:
+        raise GrammarError("The grammar defines no rule 'root'.")
+    if not used <= defined:
+        raise GrammarError("The grammar uses a rule that it does not define.")
+
+
+def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and text of each token that means something, and check how they follow."""
+    depth = position = 0
+    before = "end"
+    while position < len(grammar):
+        match = _TOKEN.match(grammar, position)
+        kind = match.lastgroup if match else None
+        if match is None or kind is None or not _may_follow(before, kind):
+            line = grammar.count("\n", 0, position) + 1
+            raise GrammarError(f"The grammar cannot be read at line {line}.")
+        position = match.end()
+        if kind == "space":
+            # A line break ends a rule, unless it stands in a group or after a bar.
+            if depth == 0 and before != "bar" and _BREAK.search(match.group()):
+                before = "end"
+            continue
+        before = kind
+        depth += {"open": 1, "close": -1}.get(kind, 0)
+        _check_depth(depth, kind)
+        yield kind, match.group(kind)
+    _check_depth(depth, "rule")
+
+
+def _may_follow(before: str, kind: str) -> bool:
+    """Tell whether a token may stand behind another: a new line begins with a rule's name."""
+    if before == "end":
+        return kind in ("space", "rule")
+    return kind != "repeat" or before in ("name", "literal", "class", "token", "close", "any")
+
+
+def _check_depth(depth: int, kind: str) -> None:
+    if depth and kind == "rule":
+        raise GrammarError("The grammar leaves a group open.")
+    if depth > MAX_NESTING:
+        raise GrammarError(f"The grammar nests groups deeper than {MAX_NESTING}.")
+    if depth < 0:
+        raise GrammarError("The grammar closes a group that it did not open.")
+
+
+def _check_escapes(text: str) -> None:
+    if "\\" in text and "\\" in _ESCAPE.sub("", text):
+        raise GrammarError("The grammar has an escape that GBNF does not know.")

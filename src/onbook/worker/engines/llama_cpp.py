@@ -18,7 +18,7 @@ from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import EffectiveSampling
 from onbook.wire.worker_api import FinishReason, ModelInfo
 from onbook.worker.engines.base import EngineError, EngineStartError, GrammarError, Piece
-from onbook.worker.engines.gbnf import check_nesting
+from onbook.worker.engines.gbnf import check_grammar
 from onbook.worker.gguf import GgufModel, ModelFileError, read_gguf
 from onbook.worker.model_file import file_sha256
 from onbook.worker.rendering import PlainText
@@ -54,7 +54,7 @@ class LlamaCppEngine:
     ) -> AsyncGenerator[Piece, None]:
         """Yield text as it is generated; closing the iterator frees the slot."""
         if grammar is not None:
-            check_nesting(grammar)
+            check_grammar(grammar)
         body = _completion_body(token_ids, sampling, grammar)
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[Mapping[str, object] | None] = asyncio.Queue()
