@@ -46,9 +46,9 @@ def current_revision(path: Path) -> str | None:
         DatabaseTooNew: the revision is none that this version knows.
         DatabaseUnusable: it is no database of ours, or it cannot be read.
     """
-    if not path.parent.is_dir():
-        raise DatabaseUnusable(f"The directory {path.parent} does not exist; create it.")
     with clearly(path):
+        if not path.parent.is_dir():
+            raise DatabaseUnusable(f"The directory {path.parent} does not exist; create it.")
         if not path.exists() or not path.stat().st_size:
             return None
         with closing(
