@@ -27,7 +27,8 @@ from onbook.domain.fitting.refusals import is_refusal
 from onbook.domain.messages import compose
 from onbook.domain.must_keep import protect
 from onbook.domain.templates import Template, TemplateKey
-from onbook.flows.enhance_prompt import Prepared, decide_mode, enhance_prompt, prepare
+from onbook.flows.enhance_prompt import decide_mode, enhance_prompt, prepare
+from onbook.flows.enhance_services import Prepared
 from onbook.flows.infer_verified import infer_verified
 from onbook.flows.record_enhancement import record_enhancement
 from onbook.gateway.app import build_gateway
@@ -89,6 +90,7 @@ class _Worker:
         self._worker = SigningWorker()
         self.worker_id: str | None = self._worker.info.worker_id
         self.public_key: str | None = self._worker.info.public_key
+        self.model_sha256: str | None = self._worker.info.model.file_sha256
         self.repeat: Completion | None = None
         self.last: Completion | None = None
         self.spent_s = 0.0

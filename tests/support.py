@@ -45,6 +45,7 @@ class FakeWorker:
         self._answer = answer
         self.worker_id: str | None = "fake"
         self.public_key: str | None = None
+        self.model_sha256: str | None = None
         self.requests: list[InferenceRequest] = []
         self.endpoints: list[Endpoint] = []
 
@@ -119,7 +120,7 @@ async def running(
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app=app)
-    return httpx.AsyncClient(transport=transport, base_url="http://onbook.test")
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
 
 def metadata(response: httpx.Response) -> dict[str, object]:

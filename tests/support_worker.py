@@ -115,7 +115,7 @@ async def bench(
     registry = CollectorRegistry()
     app = WorkerApp(executor, info, key=key, registry=registry)
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield Bench(app, engine, executor, signer, registry, http)
 
 

@@ -30,7 +30,7 @@ from onbook.domain.access import key_hmac
 from onbook.domain.content_mode.lexicon import parse_lexicon
 from onbook.domain.content_mode.lexicon_detector import LexiconDetector
 from onbook.flows.access_keys import KeyRing, issue_key
-from onbook.flows.enhance_prompt import EnhanceServices
+from onbook.flows.enhance_services import EnhanceServices
 from onbook.flows.resolve_template import TemplateBook
 from onbook.ports.inference import InferenceWorker
 from onbook.ports.stores import AccessKeyStore, StoreUnavailable

@@ -3,6 +3,7 @@
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -74,6 +75,11 @@ class Settings(BaseSettings):
         description="Base64 Ed25519 key that the remote worker's receipts must be signed with; by "
         "default the one that the worker shows first.",
     )
+    expose_worker: bool = Field(
+        default=True,
+        description="Serve the embedded worker's own routes on the same port. Turn it off behind a "
+        "reverse proxy, unless `ONBOOK_WORKER_KEY` is set.",
+    )
     worker_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="Seconds that one request may wait for the worker."
     )
@@ -113,7 +119,10 @@ class Settings(BaseSettings):
         0.25, gt=0, le=60, description="Seconds between two looks for changed templates."
     )
     shutdown_grace_s: float = Field(
-        30.0, ge=0, le=3600, description="Seconds that requests in flight get at shutdown."
+        40.0,
+        ge=0,
+        le=3600,
+        description="Seconds that requests in flight get at shutdown; more than the worker's time.",
     )
     log_level: LogLevel = Field(
         "info",
@@ -130,10 +139,41 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
-    @field_validator("bootstrap_key", "key_pepper", "worker_key", mode="before")
+    @field_validator(
+        "database_url",
+        "bootstrap_key",
+        "key_pepper",
+        "worker_url",
+        "worker_key",
+        "worker_public_key",
+        "model_path",
+        "model_sha256",
+        "threads",
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
+        # Compose files and shells set a variable to nothing where they mean to leave it out.
         return None if value == "" else value
+
+    @field_validator("worker_url")
+    @classmethod
+    def _has_scheme_and_host(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must begin with http:// or https:// and name a host")
+        return value
+
+    @field_validator("bootstrap_key", "worker_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("must be of printable ASCII characters without spaces")
+        return SecretStr(text)
 
     @property
     def database(self) -> str:

@@ -39,6 +39,9 @@ async def test_the_refused_class_is_refused_for_everyone_and_not_stored(tmp_path
             {"prompt": REFUSED, "contentType": "sfw"},
             {"prompt": REFUSED, "dry_run": True},
             {"prompt": "a boat", "negative_prompt": REFUSED},
+            {"prompt": "a child at a birthday party", "contentType": "nsfw"},
+            {"prompt": "a schoolgirl reading a book", "contentType": "nsfw"},
+            {"prompt": "a 15 year old boy", "contentType": "nsfw", "dry_run": True},
         ):
             response = await started.enhance(body)
             assert response.status_code == 422

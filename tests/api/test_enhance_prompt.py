@@ -86,12 +86,42 @@ async def test_the_job_type_decides_target_template_and_tokenizer(
     assert (data["template_name"], data["tokenizer"]) == (template, tokenizer)
 
 
-async def test_video_with_the_default_model_says_that_another_type_serves(
+async def test_a_chosen_model_without_a_template_for_the_target_is_told(
     gateway: Running,
 ) -> None:
-    data = metadata(await gateway.enhance({"prompt": "a boat at sea", "jobType": "wan_video"}))
-    assert data["model_type"] == "qwen_base"
-    assert any("qwen_base" in warning for warning in cast("list[str]", data["warnings"]))
+    body = {"prompt": "a boat at sea", "jobType": "wan_video"}
+    default = metadata(await gateway.enhance(body))
+    chosen = metadata(await gateway.enhance({**body, "selectedModel": "qwen_instruct"}))
+    assert default["model_type"] == chosen["model_type"] == "qwen_base"
+    assert default["warnings"] == []
+    assert any("qwen_base" in warning for warning in cast("list[str]", chosen["warnings"]))
+
+
+async def test_a_target_alone_decides_the_job(gateway: Running) -> None:
+    data = metadata(await gateway.enhance({"prompt": "a boat at sea", "target": "wan"}))
+    assert (data["job_type"], data["format"]) == ("wan_video_fast", "video")
+    body = {"prompt": "a boat at sea", "target": "wan", "jobType": "sdxl_image"}
+    both = metadata(await gateway.enhance(body))
+    assert both["target"] == "wan"
+    assert any("sdxl_image_fast" in warning for warning in cast("list[str]", both["warnings"]))
+
+
+async def test_the_negative_prompt_does_not_fight_quoted_text(gateway: Running) -> None:
+    plain = (await gateway.enhance({"prompt": "a poster"})).json()["negative_prompt"]
+    quoted = (await gateway.enhance({"prompt": 'a poster with "JAZZ"'})).json()["negative_prompt"]
+    assert "text" in plain.split(", ")
+    assert "text" not in quoted.split(", ")
+    assert "blurry" in quoted.split(", ")
+
+
+async def test_one_seed_gives_other_choices_to_other_prompts(gateway: Running) -> None:
+    grammars = {
+        (await gateway.enhance({"prompt": prompt, "seed": 7, "dry_run": True}))
+        .json()["grammar"]
+        .split("\n", 1)[1]
+        for prompt in ("a boat", "a tree", "a house")
+    }
+    assert len(grammars) == 3
 
 
 async def test_generator_syntax_comes_back_verbatim(gateway: Running) -> None:

@@ -9,10 +9,10 @@ from time import process_time
 
 import pytest
 
+from onbook.wire.gbnf import MAX_NESTING, GrammarInvalid, check_grammar
 from onbook.wire.worker_api import Message, Sampling, effective_sampling
 from onbook.worker.engines.base import Engine, EngineError, GrammarError, Piece
 from onbook.worker.engines.echo import EchoEngine
-from onbook.worker.engines.gbnf import MAX_NESTING, check_grammar
 from onbook.worker.rendering import chat_renderer
 from support_worker import packaged_llama
 
@@ -224,7 +224,7 @@ def test_brackets_in_text_and_beside_each_other_are_not_nesting(grammar: str) ->
     "before", ["", '"a" ', '"\\\\" ', "[a] ", "[\\\\] ", '# "\n', "# [\r", "'\" '\" "]
 )
 def test_nesting_is_found_behind_whatever_is_text(before: str) -> None:
-    with pytest.raises(GrammarError):
+    with pytest.raises(GrammarInvalid):
         check_grammar(f"root ::= {before}" + "(" * (MAX_NESTING + 1))
 
 
@@ -232,6 +232,6 @@ def test_nesting_is_found_behind_whatever_is_text(before: str) -> None:
 def test_a_grammar_is_read_in_one_pass(shape: str) -> None:
     # A rescan at each character would be two thousand million steps, and half a minute.
     started = process_time()
-    with pytest.raises(GrammarError):
+    with pytest.raises(GrammarInvalid):
         check_grammar("root ::= " + shape * (65_536 // len(shape)) + "\n$")
     assert process_time() - started < 2

@@ -95,7 +95,7 @@ def test_an_empty_prompt_and_a_nul_are_named_beside_other_errors() -> None:
 def test_only_the_prompt_is_required_and_the_defaults_are_the_contracts() -> None:
     request = _read()
     assert request == EnhanceRequest(prompt="a")
-    assert (request.selected_model, request.allow_fallback) == ("qwen_instruct", True)
+    assert (request.selected_model, request.allow_fallback) == (None, True)
     assert (request.stream, request.dry_run, request.regeneration) == (False, False, False)
     assert _errors(b"{}") == {"prompt": "is required"}
 

@@ -32,6 +32,11 @@ INNOCENT = [
     "everyone is over 18 and consents",
     "sex education campaign",
     "explicit geometry",
+    "naked flame",
+    "food porn",
+    "12 year old whisky in an oak barrel",
+    "sexual assault prevention",
+    "Madonna and child, nursing",
     "",
 ]
 REFUSED = [
@@ -43,6 +48,10 @@ REFUSED = [
     "adult mode, underage",
     "n u d e, k1d",
     "未成年 色情",
+    "sexual abuse of a child",
+    "seventeen and nude",
+    "nude 12 year old",
+    "breast of a child",
 ]
 VERDICTS = [
     *REFUSED,
@@ -310,6 +319,14 @@ def test_case_and_invisible_characters_change_nothing(text: str, data: st.DataOb
 
 HOSTILE = ["\u200d", "n u d e ", "a ", "x.", "*", "n*", "n...", "@$!|", "nude ", "裸", "1 5 "]
 HOSTILE += ["a\u0430", "\ufdfa", "\ud800", "child sex ", "_", "x_", "n@ ", "\0", "nnuuddee", "a-_"]
+HOSTILE += [
+    "\ufb01",
+    "\u00e9",
+    "\U0001f1e9\U0001f1ea",
+    "12 year old oak ",
+    "\u5341",
+    "seventeen and ",
+]
 
 
 def _opcodes(work: Callable[[], object]) -> int:

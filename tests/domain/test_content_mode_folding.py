@@ -1,4 +1,5 @@
 import sys
+import time
 import unicodedata
 
 import pytest
@@ -68,3 +69,12 @@ def test_every_single_code_point_folds() -> None:
         folded = fold(chr(code))
         assert len(folded.text) <= 8
         assert folded.origins is None or set(folded.origins) <= {0}
+
+
+@pytest.mark.parametrize("text", ["a" * 40_000 + "\u00e9", "\ufb01" * 40_000])
+def test_one_long_word_takes_linear_time(text: str) -> None:
+    # A linear pass takes hundredths of a second of processor time, a quadratic one tens of seconds.
+    before = time.process_time()
+    folded = fold(text)
+    assert time.process_time() - before < 2
+    assert folded.text.isascii()

@@ -36,6 +36,10 @@ def _without(path: str) -> dict[str, object]:
         ("ages", "ages"),
         ("ages.adult_from", "ages.adult_from"),
         ("ages.units", "ages.units"),
+        ("ages.things", "ages.things"),
+        ("ages.persons", "ages.persons"),
+        ("depictions.may_show", "depictions.may_show"),
+        ("links", "links"),
         ("respelling.fillers", "respelling.fillers"),
     ],
 )
@@ -51,6 +55,10 @@ def test_a_missing_entry_is_named(path: str, named: str) -> None:
         ({"ages": DATA["ages"] | {"adult_from": 16}}, "at least 18"),
         ({"collocations": [{"words": ["minor"]}]}, "followed_by"),
         ({"collocations": "minor"}, "list of tables"),
+        (
+            {"collocations": [{"words": ["x"], "followed_by": ["y"], "ends_phrase": 1}]},
+            "ends_phrase",
+        ),
         ({"benign": [{"name": "art", "words": ["statue"], "lowers": ["strong"]}]}, "strong"),
         ({"person": {"en": ["\u200b"]}}, "not a term"),
         ({"person": {"en": "celebrity"}}, "list of terms"),

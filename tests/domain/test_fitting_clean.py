@@ -88,6 +88,12 @@ def test_syntax_and_harmless_words_are_left_alone(text: str, style: Style) -> No
         "A cat. As an AI assistant I have no eyes.",
         "抱歉\uff0c我不能这样做。",
         "<think>no</think>I won't help you with that.",
+        "I must respectfully decline.",
+        "I don't think I can help with that.",
+        "We cannot create this.",
+        "Unfortunately, we can't create this image.",
+        "I refuse to write this.",
+        "\"I'm sorry, but I can't help with that.\"",
     ],
 )
 def test_refusals_are_recognised(raw: str) -> None:
@@ -101,6 +107,8 @@ def test_refusals_are_recognised(raw: str) -> None:
     [
         'a sign that says "I cannot help you", neon',
         "a robot that is sorry, blue light",
+        '"I\'m sorry, but" neon sign, night',
+        "we cannot stop, poster lettering, bold colors",
         "an apology card, pastel paper",
     ],
 )
@@ -128,10 +136,45 @@ def test_word_loops_without_commas_collapse() -> None:
     assert clean(looped, style="sentences").text == "a cat and a dog"
 
 
-def test_near_duplicates_go_and_the_sentence_keeps_its_end() -> None:
-    raw = "A cat sits in warm soft golden light. A cat sits in warm soft golden sunlight, calm."
-    assert repeats(["a b c d e", "a b c d", "a b c"]) == [1]
-    assert clean(raw, style="sentences").text.startswith("A cat sits in warm soft golden light.")
+def test_clauses_repeat_by_the_words_that_tell_something() -> None:
+    assert repeats(["a red cat", "the red cat", "red cat"]) == [1, 2]
+    assert repeats(["a man on the left", "a man on the right", "man in a red hat"]) == []
+    assert repeats(["a bird over a bridge", "a bird under a bridge"]) == []
+    assert repeats(["a dog chases a cat", "a cat chases a dog"]) == [1]
+    assert repeats(["a dog chases a cat", "a cat chases a dog"], exact=True) == []
+
+
+def test_a_long_clause_is_a_loop_when_it_comes_the_third_time() -> None:
+    long = "one two three four five six seven eight nine ten eleven twelve thirteen "
+    assert repeats([long + "red", long + "blue"]) == []
+    assert repeats([long + "red", long + "blue", long + "green", long + "grey"]) == [2, 3]
+    assert repeats([long + "red", long + "blue", long + "green"], exact=True) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a board that says 2*3, 5*5 cm, 2**8",
+        "The camera pans left. Feel free as the wind, it leaps over the fence. Warm light.",
+        "This version of the park glows in warm light.",
+        "A robot reads. Note: the sky is red. Warm light fills the room.",
+    ],
+)
+def test_what_only_looks_like_markup_or_a_note_stays(text: str) -> None:
+    assert clean(text, style="sentences").text == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("A cat. Soft light. I hope this helps! Let me know.", "A cat. Soft light."),
+        ("A cat.\nNote: it is soft. And warm. Yes.", "A cat."),
+        ("A cat. Negative prompt: blur. Bad hands.", "A cat."),
+        ("A *soft* **warm** light on `2*3`.", "A soft warm light on 2*3."),
+    ],
+)
+def test_notes_and_emphasis_still_go(raw: str, expected: str) -> None:
+    assert clean(raw, style="sentences").text == expected
 
 
 def test_a_chat_reply_keeps_its_form() -> None:

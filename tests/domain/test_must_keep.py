@@ -180,3 +180,17 @@ def test_work_grows_with_the_length_alone(unit: str) -> None:
     small, large = 2_000 // len(unit), 16_000 // len(unit)
     # Eight times the text: a quadratic scan would take 64 times as long.
     assert seconds(large) < 30 * seconds(small) + 0.02
+
+
+@pytest.mark.parametrize(
+    ("prompt", "flag"),
+    [
+        ("a cat --no people,", "--no people"),
+        ("a cat --no people, trees ; ", "--no people, trees"),
+        ("a cat --no people, --ar 16:9", "--no people"),
+        ("a cat --style raw;", "--style raw"),
+        ("a cat --no ,", "--no"),
+    ],
+)
+def test_a_flag_ends_before_its_separator(prompt: str, flag: str) -> None:
+    assert protect(prompt).keeps[0].text == flag

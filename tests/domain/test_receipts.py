@@ -16,6 +16,10 @@ SENT = Sent(
     sampling=SAMPLING,
     finish_reason="stop",
     output_sha256="b" * 64,
+    raw=False,
+    prompt_tokens=30,
+    worker_id="w1",
+    model_sha256="d" * 64,
 )
 
 
@@ -28,6 +32,10 @@ class Claims:
     added_text: str = ""
     finish_reason: str = "stop"
     output_sha256: str = "b" * 64
+    rendering: str = "chatml"
+    verification: str = "token_ids"
+    prompt_tokens: int = 30
+    model_sha256: str | None = "d" * 64
 
 
 GOOD = Claims(sampling=dict(SAMPLING))
@@ -44,6 +52,11 @@ MISMATCHES: list[tuple[str, object]] = [
     ("added_text", " "),
     ("finish_reason", "length"),
     ("output_sha256", "c" * 64),
+    ("rendering", "raw"),
+    ("prompt_tokens", 29),
+    ("worker_id", "w2"),
+    ("model_sha256", "e" * 64),
+    ("model_sha256", None),
 ]
 VALID: list[Callable[[], bool] | None] = [None, lambda: True]
 
@@ -67,7 +80,22 @@ def test_a_matching_signed_receipt_is_verified(*, required: bool) -> None:
 
 
 def test_a_matching_receipt_without_a_known_key_is_not_called_verified() -> None:
-    assert verify_receipt(SENT, GOOD, signature_valid=None, required=True) == "unverified"
+    assert verify_receipt(SENT, GOOD, signature_valid=None, required=False) == "unverified"
+    error = _violation(GOOD, signature_valid=None, required=True)
+    assert error.details == {"mismatches": ["signature"], "worker_id": "w1"}
+
+
+def test_a_worker_that_cannot_see_the_tokens_is_not_called_verified() -> None:
+    receipt = replace(GOOD, verification="request_only")
+    assert verify_receipt(SENT, receipt, signature_valid=lambda: True, required=False) == (
+        "unverified"
+    )
+
+
+def test_what_is_not_known_of_a_worker_is_not_checked() -> None:
+    sent = replace(SENT, prompt_tokens=None, worker_id=None, model_sha256=None)
+    receipt = replace(GOOD, prompt_tokens=1, worker_id="w9", model_sha256=None)
+    assert verify_receipt(sent, receipt, signature_valid=lambda: True, required=False) == "verified"
 
 
 @pytest.mark.parametrize(("field", "value"), MISMATCHES)
@@ -83,7 +111,8 @@ def test_each_mismatch_is_a_violation_that_names_its_field(
     changed: dict[str, Any] = {field: value}
     receipt = replace(GOOD, **changed)
     error = _violation(receipt, signature_valid=signature_valid, required=required)
-    assert error.details == {"mismatches": [field], "worker_id": "w1"}
+    unsigned = ["signature"] if required and signature_valid is None else []
+    assert error.details == {"mismatches": [field, *unsigned], "worker_id": receipt.worker_id}
     assert field in error.message
 
 

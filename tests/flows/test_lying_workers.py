@@ -11,6 +11,7 @@ from onbook.ports.inference import Completion
 from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import Receipt, signed
 from onbook.wire.worker_api import Endpoint, InferenceRequest, Message
+from onbook.worker.identity import load_or_create_key
 from server import query
 from support import embedded_worker, metadata, running, settings_for
 
@@ -23,10 +24,12 @@ class Liar:
 
     def __init__(self, data_dir: Path, lie: Lie) -> None:
         self.worker = embedded_worker(settings_for(data_dir))
+        self.key = load_or_create_key(data_dir)
         self._inner = InProcessWorker(self.worker.app, self.worker.app.info, key=None)
         self._lie = lie
         self.worker_id: str | None = self.worker.app.info.worker_id
         self.public_key: str | None = self.worker.app.info.public_key
+        self.model_sha256: str | None = self.worker.app.info.model.file_sha256
         self.before: Receipt | None = None
         self.change: Callable[[InferenceRequest], InferenceRequest] = lambda request: request
 
@@ -81,6 +84,30 @@ def admits_added_text(_liar: Liar, answer: Completion) -> Completion:
     return with_receipt(answer, added_text="You are a helpful assistant.")
 
 
+def resigned(liar: "Liar", answer: Completion, **changes: object) -> Completion:
+    """Lie with the worker's own, good key."""
+    assert answer.receipt is not None
+    receipt = msgspec.structs.replace(answer.receipt, **changes)
+    return replaced(answer, receipt=signed(receipt, liar.key))
+
+
+def swaps_the_model(liar: "Liar", answer: Completion) -> Completion:
+    liar.model_sha256 = "1" * 64
+    return resigned(liar, answer, model_sha256="0" * 64)
+
+
+def speaks_for_another_worker(liar: "Liar", answer: Completion) -> Completion:
+    return resigned(liar, answer, worker_id="somebody-else")
+
+
+def renders_in_another_way(liar: "Liar", answer: Completion) -> Completion:
+    return resigned(liar, answer, rendering="raw")
+
+
+def counts_other_tokens(liar: "Liar", answer: Completion) -> Completion:
+    return resigned(liar, answer, prompt_tokens=1)
+
+
 def hides_the_cut_off(_liar: Liar, answer: Completion) -> Completion:
     return with_receipt(answer, finish_reason="length")
 
@@ -101,6 +128,10 @@ def tells_the_truth(_liar: Liar, answer: Completion) -> Completion:
         signs_with_another_key,
         admits_added_text,
         hides_the_cut_off,
+        swaps_the_model,
+        speaks_for_another_worker,
+        renders_in_another_way,
+        counts_other_tokens,
     ],
 )
 async def test_a_lie_is_caught_and_its_text_thrown_away(tmp_path: Path, lie: Lie) -> None:

@@ -24,7 +24,7 @@ _STRATEGIES: Final = {
     "template": "written by the model",
     "template_retry": "written by the model at the second attempt",
     "rules": "written by rules, without a model",
-    "passthrough": "passed through as it was",
+    "passthrough": "your own text, without a model",
 }
 _FALLBACKS: Final = {
     1: "1, the database is away: the last good templates served",

@@ -95,7 +95,7 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
     try:
         app = build_gateway(
             service,
-            worker_app=local.app if local else None,
+            worker_app=local.app if local and settings.expose_worker else None,
             pages=pages(service, local.app.info if local else None),
         )
         await run_server(app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)

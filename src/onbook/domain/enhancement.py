@@ -30,12 +30,16 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhanceCommand:
-    """A checked request to enhance one prompt."""
+    """A checked request to enhance one prompt.
+
+    ``model_chosen`` tells a caller's choice of ``selected_model`` from the default.
+    """
 
     prompt: str
     job: JobType
     target: str
     selected_model: str
+    model_chosen: bool = True
     content_type: ContentMode | None = None
     template_name: str | None = None
     template_version: int | None = None
@@ -48,14 +52,17 @@ class EnhanceCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRun:
-    """What the worker did for the attempt that was used. Times in milliseconds."""
+    """What the worker did for the attempt that was used. Times in milliseconds.
+
+    ``finish_reason`` and ``queue_time_ms`` are None where the worker does not tell.
+    """
 
     text: str
     model_used: str
     worker_id: str | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"] | None
     worker_response_time_ms: float
-    queue_time_ms: float
+    queue_time_ms: float | None
     attempts: int
     integrity: IntegrityStatus
     receipt_id: str | None
@@ -95,5 +102,6 @@ class Enhancement:
     dropped: tuple[str, ...]
     execution_time_ms: float
     integrity: IntegrityStatus
+    rejected_receipt: Mapping[str, object] | None = None
     warnings: tuple[str, ...] = ()
     fitting_steps: tuple[str, ...] = field(default=())

@@ -17,6 +17,7 @@
     │   └── WorkerAnswerInvalid    503  WORKER_UNAVAILABLE   (it answered, but not with a result)
     ├── WorkerTimeout              504  WORKER_TIMEOUT
     ├── PurityViolation            502  PURITY_VIOLATION
+    ├── DatabaseUnavailable        503  DATABASE_UNAVAILABLE
     ├── NotFound                   404  NOT_FOUND         (no such route)
     ├── MethodNotAllowed           405  METHOD_NOT_ALLOWED
     └── InternalError              500  INTERNAL
@@ -56,6 +57,9 @@ class OnbookError(Exception):
         self.message = message
         self.details = details
         self.suggested_action = suggested_action or self.default_action
+        # For the audit row: how often a worker had been asked, and the receipt that was rejected.
+        self.attempts = 0
+        self.receipt: Mapping[str, object] | None = None
 
 
 class AuthRequired(OnbookError):
@@ -163,6 +167,14 @@ class PurityViolation(OnbookError):
     code = "PURITY_VIOLATION"
     status = 502
     default_action = "Take the worker out of service and check what runs on it."
+
+
+class DatabaseUnavailable(OnbookError):
+    """What only the database knows is needed, and it cannot be reached."""
+
+    code = "DATABASE_UNAVAILABLE"
+    status = 503
+    default_action = "Try again shortly; 'onbook doctor' checks the database."
 
 
 class NotFound(OnbookError):

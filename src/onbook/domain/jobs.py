@@ -44,18 +44,24 @@ SHORT_FORMS: Final = ("sdxl_image", "wan_video")
 
 
 def normalise_job_type(
-    name: str | None, *, quality: Quality | None, media_format: MediaFormat | None
+    name: str | None,
+    *,
+    quality: Quality | None,
+    media_format: MediaFormat | None,
+    target: str | None = None,
 ) -> JobType:
     """Return the full job type for what the caller sent.
 
     A full name decides its own quality; a short form takes the caller's, ``fast`` without one.
-    Without a name, ``video`` means ``wan_video`` and anything else ``sdxl_image``.
+    Without a name the target decides, then the format: ``wan`` or ``video`` mean ``wan_video``,
+    anything else ``sdxl_image``.
 
     Raises:
         InvalidJobType: with the valid names in ``details.valid_job_types``.
     """
     if name is None:
-        name = "wan_video" if media_format == "video" else "sdxl_image"
+        video = target == "wan" or (target is None and media_format == "video")
+        name = "wan_video" if video else "sdxl_image"
     if name in SHORT_FORMS:
         name = f"{name}_{quality or 'fast'}"
     job = JOB_TYPES.get(name)

@@ -53,6 +53,7 @@ _FLAG_WORD = re.compile(r"[ =](?!--)[^\s,]{1,100}")
 _FLAGS_WITH_WORD = frozenset(
     ("--style", "--sref", "--cref", "--profile", "--p", "--personalize", "--niji", "--version")
 )
+_PAUSES = " \t\n,;\uff0c\u3001\uff1b"
 _SHOUTED = re.compile(r"[A-Z]{2,}")
 _EMPTY_SEPARATORS = re.compile(r" ?[,;](?: ?[,;])+")
 _SEPARATOR_BEFORE_END = re.compile(r" ?[,;] ?(?=[.!?])| (?=[.!?](?:\s|$))")
@@ -209,13 +210,18 @@ def _is_shouted(text: str, start: int, end: int) -> bool:
 
 
 def _flag_end(text: str, flag: re.Match[str]) -> int:
-    """Return the end of a flag with its value; ``--no`` takes all up to the next flag."""
+    """Return the end of a flag with its value; ``--no`` takes all up to the next flag.
+
+    The separator after a value is none of it: a prompt's flags are sent without that.
+    """
     name, end = flag.group().lower(), flag.end()
     if name == "--no":
         stops = [text.find(" --", end), text.find("\n", end)]
-        return min([stop for stop in stops if stop >= 0], default=len(text.rstrip()))
-    value = (_FLAG_WORD if name in _FLAGS_WITH_WORD else _FLAG_NUMBER).match(text, end)
-    return value.end() if value else end
+        stop = min([stop for stop in stops if stop >= 0], default=len(text))
+    else:
+        value = (_FLAG_WORD if name in _FLAGS_WITH_WORD else _FLAG_NUMBER).match(text, end)
+        stop = value.end() if value else end
+    return end + len(text[end:stop].rstrip(_PAUSES))
 
 
 def _quote_end(text: str, start: int) -> int | None:

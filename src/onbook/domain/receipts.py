@@ -28,6 +28,22 @@ class ReceiptClaims(Protocol):
         """The effective sampling."""
 
     @property
+    def rendering(self) -> str:
+        """How the messages became token ids."""
+
+    @property
+    def verification(self) -> str:
+        """``token_ids``, or ``request_only`` where the worker cannot see what its engine saw."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the rendered prompt."""
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Digest of the model file."""
+
+    @property
     def added_text(self) -> str:
         """What rendering added besides contents and control tokens."""
 
@@ -42,13 +58,21 @@ class ReceiptClaims(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the gateway sent and got back, in the terms of the receipt."""
+    """What the gateway sent and got back, in the terms of the receipt.
+
+    ``raw`` tells a raw completion from a chat; ``worker_id`` and ``model_sha256`` are what the
+    worker said of itself at first contact. None is not known, and not checked.
+    """
 
     request_sha256: str
     nonce: str
     sampling: object
-    finish_reason: str
+    finish_reason: str | None
     output_sha256: str
+    raw: bool
+    prompt_tokens: int | None
+    worker_id: str | None
+    model_sha256: str | None
 
 
 def verify_receipt(
@@ -84,7 +108,11 @@ def verify_receipt(
         "added_text": receipt.added_text == "",
         "finish_reason": receipt.finish_reason == sent.finish_reason,
         "output_sha256": receipt.output_sha256 == sent.output_sha256,
-        "signature": signature_valid is None or signature_valid(),
+        "rendering": (receipt.rendering == "raw") == sent.raw,
+        "prompt_tokens": sent.prompt_tokens in (None, receipt.prompt_tokens),
+        "worker_id": sent.worker_id in (None, receipt.worker_id),
+        "model_sha256": sent.model_sha256 in (None, receipt.model_sha256),
+        "signature": not required if signature_valid is None else signature_valid(),
     }
     mismatches = [name for name, good in checks.items() if not good]
     if mismatches:
@@ -92,4 +120,5 @@ def verify_receipt(
             f"The worker's receipt does not match what was sent: {', '.join(mismatches)}.",
             details={"mismatches": mismatches, "worker_id": receipt.worker_id},
         )
-    return "verified" if signature_valid is not None else "unverified"
+    checked = signature_valid is not None and receipt.verification == "token_ids"
+    return "verified" if checked else "unverified"

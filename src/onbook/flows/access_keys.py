@@ -9,7 +9,7 @@ from typing import Final
 
 from onbook.domain.access import KEY_BYTES, KEY_PREFIX, SCOPES, key_hmac
 from onbook.domain.enhancement import Caller
-from onbook.domain.errors import AuthRequired, InternalError, InvalidPayload
+from onbook.domain.errors import AuthRequired, DatabaseUnavailable, InvalidPayload
 from onbook.ports.clock import Clock, IdSource
 from onbook.ports.stores import AccessKey, AccessKeyStore, StoreUnavailable
 
@@ -77,7 +77,7 @@ class KeyRing:
 
         Raises:
             AuthRequired: no key, or one that is unknown, expired or revoked.
-            InternalError: the key is not known yet and the database cannot be asked.
+            DatabaseUnavailable: the key is not known yet and the database cannot be asked.
         """
         if not plain:
             raise AuthRequired("An access key is required.")
@@ -109,7 +109,7 @@ class KeyRing:
         except StoreUnavailable:
             if known is not None and now - known.checked_at < _OUTAGE_S:
                 return known
-            raise InternalError(
+            raise DatabaseUnavailable(
                 "The access key cannot be checked: the database cannot be reached."
             ) from None
         self._known[digest] = found

@@ -1,11 +1,13 @@
 """One call to a worker, and the check of its receipt before anything is done with the text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import msgspec
 
 from onbook.domain.enhancement import ModelRun
+from onbook.domain.errors import PurityViolation
 from onbook.domain.messages import Composed, Message
 from onbook.domain.receipts import Sent, verify_receipt
 from onbook.domain.templates import Template
@@ -44,18 +46,21 @@ async def infer_verified(
         sampling=sampling,
         finish_reason=completion.finish_reason,
         output_sha256=sha256_of_text(completion.text),
+        raw=template.is_completion,
+        prompt_tokens=completion.prompt_tokens,
+        worker_id=worker.worker_id,
+        model_sha256=worker.model_sha256,
     )
     receipt, public_key = completion.receipt, worker.public_key
-    integrity = verify_receipt(
-        sent,
-        receipt,
-        signature_valid=(
-            None
-            if receipt is None or public_key is None
-            else lambda: signature_valid(receipt, public_key)
-        ),
-        required=required,
-    )
+    plain = cast("dict[str, object]", msgspec.to_builtins(receipt)) if receipt else None
+    check: Callable[[], bool] | None = None
+    if receipt is not None and public_key is not None:
+        check = partial(signature_valid, receipt, public_key)
+    try:
+        integrity = verify_receipt(sent, receipt, signature_valid=check, required=required)
+    except PurityViolation as violation:
+        violation.receipt = plain
+        raise
     return ModelRun(
         text=completion.text,
         model_used=completion.model_used,
@@ -66,7 +71,7 @@ async def infer_verified(
         attempts=1,
         integrity=integrity,
         receipt_id=receipt.receipt_id if receipt else None,
-        receipt=cast("dict[str, object]", msgspec.to_builtins(receipt)) if receipt else None,
+        receipt=plain,
     )
 
 
@@ -98,8 +103,8 @@ def _request(
     )
 
 
-def _queue_time_ms(completion: Completion) -> float:
+def _queue_time_ms(completion: Completion) -> float | None:
     """Return what the worker's own time does not explain: its queue and the way there."""
     if completion.generation_time_ms is None:
-        return 0.0
+        return None
     return max(0.0, completion.response_time_ms - completion.generation_time_ms)

@@ -1,6 +1,7 @@
 """Writing the audit row of one request. The answer goes out only after this has returned."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -9,6 +10,7 @@ import msgspec
 from onbook.domain.content_mode.decision import ContentDecision
 from onbook.domain.enhancement import Caller, EnhanceCommand, Enhancement
 from onbook.domain.errors import AuditWriteFailed, ContentRefused, OnbookError, PurityViolation
+from onbook.flows.enhance_services import Prepared
 from onbook.ports.clock import IdSource
 from onbook.ports.stores import (
     EnhancementLog,
@@ -29,6 +31,7 @@ class Failure:
     command: EnhanceCommand
     caller: Caller
     decision: ContentDecision | None
+    prepared: Prepared | None
     error: OnbookError
     execution_time_ms: float
 
@@ -42,6 +45,7 @@ async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids:
     salt = ids.nonce()
     command, run, resolved = enhancement.command, enhancement.run, enhancement.resolved
     template = resolved.template if resolved else None
+    receipt = run.receipt if run else enhancement.rejected_receipt
     row = EnhancementRow(
         id=ids.request_id(),
         request_id=enhancement.request_id,
@@ -58,7 +62,7 @@ async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids:
         target=command.target,
         model_type=template.model_type if template else None,
         model_used=run.model_used if run else None,
-        worker_id=run.worker_id if run else None,
+        worker_id=run.worker_id if run else _worker_of(enhancement.rejected_receipt),
         strategy=enhancement.strategy,
         fallback_level=enhancement.fallback_level,
         cache_hit=resolved.cache_hit if resolved else None,
@@ -77,7 +81,7 @@ async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids:
         messages_sha256=enhancement.messages_sha256,
         output_sha256=_salted(salt, enhancement.enhanced_prompt),
         seed=enhancement.seed,
-        receipt=_json(run.receipt) if run and run.receipt else None,
+        receipt=_json(receipt) if receipt else None,
         decision=_decision(enhancement.decision),
     )
     texts = EnhancementTexts(
@@ -103,7 +107,8 @@ async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -
     salt = ids.nonce()
     command, decision = failure.command, failure.decision
     refused = isinstance(failure.error, ContentRefused)
-    violated = isinstance(failure.error, PurityViolation)
+    error, resolved = failure.error, failure.prepared.resolved if failure.prepared else None
+    template = resolved.template if resolved else None
     row = EnhancementRow(
         id=ids.request_id(),
         request_id=failure.request_id,
@@ -112,34 +117,22 @@ async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -
         caller=failure.caller.key_id,
         user_id=failure.caller.user_id,
         job_type=command.job.name,
-        template_name=command.template_name,
-        template_version=None,
-        template_sha256=None,
-        template_source=None,
+        template_name=template.template_name if template else command.template_name,
+        template_version=template.version if template else command.template_version,
+        template_sha256=template.content_sha256 if template else None,
+        template_source=resolved.source if resolved else None,
         content_mode="refused" if refused else decision.effective_mode if decision else "sfw",
         target=command.target,
-        model_type=command.selected_model,
-        model_used=None,
-        worker_id=None,
-        strategy=None,
-        fallback_level=None,
-        cache_hit=None,
-        attempts=0,
+        model_type=template.model_type if template else command.selected_model,
+        worker_id=_worker_of(error.receipt),
+        cache_hit=resolved.cache_hit if resolved else None,
+        attempts=error.attempts,
         execution_time_ms=round(failure.execution_time_ms, 3),
-        worker_response_time_ms=None,
-        token_count=None,
-        token_limit=None,
-        tokens_before_compression=None,
-        tokenizer=None,
-        compression_applied=None,
-        finish_reason=None,
-        error_code=failure.error.code,
-        integrity_status="violation" if violated else "not_applicable",
+        error_code=error.code,
+        integrity_status=("violation" if isinstance(error, PurityViolation) else "not_applicable"),
         prompt_sha256=_salted(salt, command.prompt),
-        messages_sha256=None,
-        output_sha256=None,
-        seed=command.seed,
-        receipt=None,
+        seed=failure.prepared.seed if failure.prepared else command.seed,
+        receipt=_json(error.receipt) if error.receipt else None,
         decision=_decision(decision) if decision else None,
     )
     texts = EnhancementTexts(
@@ -161,6 +154,10 @@ async def _commit(row: EnhancementRow, texts: EnhancementTexts, log: Enhancement
         raise AuditWriteFailed(
             "The audit row could not be written, so the answer is withheld."
         ) from error
+
+
+def _worker_of(receipt: Mapping[str, object] | None) -> str | None:
+    return None if receipt is None else str(receipt["worker_id"])
 
 
 def _salted(salt: str, text: str) -> str:

@@ -4,6 +4,7 @@ Order: exact key, the target's template of another model type, the universal tem
 packaged one. Never across content modes. While the database is away the last good set serves.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,7 @@ class BookState:
 
     source: TemplateSource
     templates: int
+    packaged: int
     reachable: bool
     good_at: datetime | None
     age_seconds: float
@@ -75,10 +77,12 @@ class TemplateBook:
                 now = self._clock.now()
                 self._use(_Index(templates), "database")
                 self._epoch, self._reachable, self._good_at = epoch, True, now
-                self._snapshots.save(templates, at=now)
+                if templates:
+                    # An empty set is no last good set: it would leave an outage with nothing.
+                    await asyncio.to_thread(self._snapshots.save, templates, at=now)
                 return True
         except StoreUnavailable:
-            return self._lost()
+            return await self._lost()
         self._reachable, self._good_at = True, self._clock.now()
         if self._source == "system_cache":
             self._source = "database"
@@ -89,6 +93,7 @@ class TemplateBook:
         return BookState(
             source=self._source,
             templates=len(self._index.by_name),
+            packaged=len(self._packaged.by_name),
             reachable=self._reachable,
             good_at=self._good_at,
             age_seconds=self._age(),
@@ -105,15 +110,17 @@ class TemplateBook:
             item.target for index in indexes for item in index.by_name.values() if item.target
         )
 
-    def resolve(self, key: TemplateKey) -> ResolvedTemplate:
+    def resolve(self, key: TemplateKey, *, model_chosen: bool = True) -> ResolvedTemplate:
         """Return the template for ``key``, by the documented order.
+
+        Another model type than a chosen one is worth a warning; than the default it is not.
 
         Raises:
             InternalError: not even the packaged set has one; the package is damaged.
         """
         found = self._index.find(key)
         if found is not None:
-            return self._resolved(found, key)
+            return self._resolved(found, key if model_chosen else found.key)
         found = self._packaged.find(key)
         if found is None:
             raise InternalError(
@@ -121,7 +128,7 @@ class TemplateBook:
                 suggested_action="Activate a template for this target, or install Onbook again.",
             )
         warning = (
-            f"There is no active {key.content_mode} template for {key.use_case} on "
+            f"There is no active, valid {key.content_mode} template for {key.use_case} on "
             f"{key.target or 'any target'}; the packaged one was used."
         )
         return ResolvedTemplate(
@@ -193,13 +200,16 @@ class TemplateBook:
             warnings=tuple(warnings),
         )
 
-    def _lost(self) -> bool:
+    async def _lost(self) -> bool:
         self._reachable = False
         if self._source == "database":
             self._source = "system_cache"
             # The next look must read everything: the file may have been replaced meanwhile.
             self._epoch = None
-        elif self._source == "hardcoded" and (last := self._snapshots.load()) is not None:
+        elif (
+            self._source == "hardcoded"
+            and (last := await asyncio.to_thread(self._snapshots.load)) is not None
+        ):
             templates, good_at = last
             self._use(_Index(templates), "system_cache")
             self._good_at = good_at

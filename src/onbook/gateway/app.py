@@ -27,6 +27,7 @@ CORS_HEADERS: Final = (
     "content-type",
     "idempotency-key",
 )
+FUNCTIONS: Final = "/functions/v1/"
 WORKER_PATHS: Final = frozenset(
     {"/chat", "/enhance", "/generate", "/worker/info", "/model/info", "/chat/health"}
 )
@@ -59,33 +60,33 @@ def build_gateway(
         },
         lifespan=_lifespan(service),
     )
-    return _Dispatch(
-        CORSMiddleware(
-            router,
-            allow_origins=service.settings.cors_origins,
-            allow_methods=["GET", "POST", "OPTIONS"],
-            allow_headers=CORS_HEADERS,
-            expose_headers=["x-request-id", "retry-after"],
-            max_age=86_400,
-        ),
-        worker_app,
+    functions = CORSMiddleware(
+        router,
+        allow_origins=service.settings.cors_origins,
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=CORS_HEADERS,
+        expose_headers=["x-request-id", "retry-after"],
+        max_age=86_400,
     )
+    return _Dispatch(router, functions, worker_app)
 
 
 class _Dispatch:
-    """Sends the worker's paths to the embedded worker, without the gateway's CORS headers."""
+    """Sends the worker's paths to the embedded worker; only edge functions are open to pages."""
 
-    def __init__(self, gateway: "ASGIApp", worker_app: "ASGIApp | None") -> None:
+    def __init__(
+        self, gateway: "ASGIApp", functions: "ASGIApp", worker_app: "ASGIApp | None"
+    ) -> None:
         self._gateway = gateway
+        self._functions = functions
         self._worker_app = worker_app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if (
-            self._worker_app is not None
-            and scope["type"] == "http"
-            and scope["path"] in WORKER_PATHS
-        ):
+        path = scope["path"] if scope["type"] == "http" else ""
+        if self._worker_app is not None and path in WORKER_PATHS:
             await self._worker_app(scope, receive, send)
+        elif path.startswith(FUNCTIONS):
+            await _guarded(self._functions, scope, receive, send)
         else:
             await _guarded(self._gateway, scope, receive, send)
 
@@ -102,10 +103,13 @@ async def _guarded(app: "ASGIApp", scope: "Scope", receive: "Receive", send: "Se
     try:
         await app(scope, receive, watched)
     except Exception as error:
-        if started or scope["type"] != "http":
+        if scope["type"] != "http":
             raise
         request_id = request_id_of(scope)
         known = as_onbook_error(error, request_id)
+        if started:
+            # Raised further, the error's own words would be printed, and they may be a caller's.
+            return
         await send_json(send, known.status, problem_of(known, request_id))
 
 

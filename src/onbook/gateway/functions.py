@@ -1,5 +1,6 @@
 """What every edge function has in common: who calls, the body, the errors, the canonical line."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import structlog
 from onbook.adapters.telemetry.logs import canonical_fields
 from onbook.bootstrap import Service
 from onbook.domain.enhancement import Caller
+from onbook.domain.errors import WorkerUnavailable
 from onbook.gateway.auth import authenticate, require
 from onbook.gateway.errors import as_onbook_error, problem_of
-from onbook.wire.asgi import ClientDisconnectedError, read_body, request_id_of, send_json
+from onbook.wire.asgi import ClientDisconnectedError, read_body, send_json, sent_request_id
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -50,17 +52,26 @@ class Function:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve one request and write its canonical line."""
         started = time.perf_counter()
-        request_id = request_id_of(scope)
+        # Made here and not taken from the caller: it is the audit log's key.
+        request_id = self.service.enhance.ids.request_id()
         line: dict[str, object] = {}
+        if (theirs := sent_request_id(scope)) is not None:
+            line["caller_request_id"] = theirs
         token = canonical_fields.set(line)
-        status, outcome = 200, "ok"
+        status, outcome = 499, "disconnected"
         try:
             caller = await authenticate(scope, self.service.keys)
             require(caller, self.scope_needed)
             body = await read_body(scope, receive)
             await self.handler(Call(caller, body, request_id, send), self.service)
+            status, outcome = 200, "ok"
         except ClientDisconnectedError:
-            status, outcome = 499, "disconnected"
+            pass
+        except asyncio.CancelledError:
+            stopping = WorkerUnavailable("The service is stopping.")
+            status, outcome = stopping.status, stopping.code
+            await send_json(send, status, problem_of(stopping, request_id))
+            raise
         except Exception as error:  # noqa: BLE001 - the last line before the caller
             known = as_onbook_error(error, request_id)
             status, outcome = known.status, known.code

@@ -15,7 +15,7 @@ class Completion:
     """
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     model_used: str
     receipt: Receipt | None
     tokens_generated: int | None
@@ -34,6 +34,10 @@ class InferenceWorker(Protocol):
     @property
     def public_key(self) -> str | None:
         """The key that the worker's receipts must be signed with; None while unknown."""
+
+    @property
+    def model_sha256(self) -> str | None:
+        """The digest of the model file that the worker said it runs; None while unknown."""
 
     async def infer(
         self, endpoint: Endpoint, request: InferenceRequest, *, timeout_s: float

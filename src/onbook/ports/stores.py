@@ -46,37 +46,37 @@ class EnhancementRow:
     created_at: datetime
     function: str
     caller: str
-    user_id: str | None
-    job_type: str | None
-    template_name: str | None
-    template_version: int | None
-    template_sha256: str | None
-    template_source: str | None
+    user_id: str | None = None
+    job_type: str | None = None
+    template_name: str | None = None
+    template_version: int | None = None
+    template_sha256: str | None = None
+    template_source: str | None = None
     content_mode: str
-    target: str | None
-    model_type: str | None
-    model_used: str | None
-    worker_id: str | None
-    strategy: str | None
-    fallback_level: int | None
-    cache_hit: bool | None
+    target: str | None = None
+    model_type: str | None = None
+    model_used: str | None = None
+    worker_id: str | None = None
+    strategy: str | None = None
+    fallback_level: int | None = None
+    cache_hit: bool | None = None
     attempts: int
     execution_time_ms: float
-    worker_response_time_ms: float | None
-    token_count: int | None
-    token_limit: int | None
-    tokens_before_compression: int | None
-    tokenizer: str | None
-    compression_applied: bool | None
-    finish_reason: str | None
-    error_code: str | None
+    worker_response_time_ms: float | None = None
+    token_count: int | None = None
+    token_limit: int | None = None
+    tokens_before_compression: int | None = None
+    tokenizer: str | None = None
+    compression_applied: bool | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
     integrity_status: str
     prompt_sha256: str
-    messages_sha256: str | None
-    output_sha256: str | None
-    seed: int | None
-    receipt: str | None
-    decision: str | None
+    messages_sha256: str | None = None
+    output_sha256: str | None = None
+    seed: int | None = None
+    receipt: str | None = None
+    decision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,15 +97,20 @@ async def send_event(send: "Send", event: str, body: object, *, last: bool = Fal
     await send({"type": "http.response.body", "body": payload, "more_body": not last})
 
 
+def sent_request_id(scope: "Scope") -> str | None:
+    """Return the caller's ``x-request-id`` where it is a UUID, else None."""
+    given = header(scope, b"x-request-id")
+    if given is None:
+        return None
+    try:
+        return str(uuid.UUID(given))
+    except ValueError:
+        return None
+
+
 def request_id_of(scope: "Scope") -> str:
     """Return the caller's ``x-request-id`` where it is a UUID, else a new one."""
-    given = header(scope, b"x-request-id")
-    if given is not None:
-        try:
-            return str(uuid.UUID(given))
-        except ValueError:
-            pass
-    return str(uuid.uuid4())
+    return sent_request_id(scope) or str(uuid.uuid4())
 
 
 def problem(

@@ -23,7 +23,7 @@ class EnhanceRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, r
     job_type: _Short | None = None
     format: Literal["image", "video"] | None = None
     quality: Literal["fast", "high"] | None = None
-    selected_model: _Name = "qwen_instruct"
+    selected_model: _Name | None = None
     content_type: Literal["sfw", "nsfw"] | None = None
     user_id: _Short | None = msgspec.field(default=None, name="user_id")
     target: _Name | None = None

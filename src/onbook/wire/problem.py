@@ -52,6 +52,11 @@ ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
     ErrorCode("WORKER_UNAVAILABLE", (503,), "No worker could serve, and no fallback was allowed."),
     ErrorCode("WORKER_TIMEOUT", (504,), "The worker was too slow, and no fallback was allowed."),
     ErrorCode("PURITY_VIOLATION", (502,), "The worker's receipt does not match what was sent."),
+    ErrorCode(
+        "DATABASE_UNAVAILABLE",
+        (503,),
+        "A key that is not known yet cannot be checked: the database cannot be reached.",
+    ),
     ErrorCode("NOT_FOUND", (404,), "There is no such route."),
     ErrorCode("METHOD_NOT_ALLOWED", (405,), "The route exists, but not for this method."),
     ErrorCode("INTERNAL", (500,), "A bug, or a broken machine; never contains prompt text."),

@@ -4,7 +4,9 @@ import asyncio
 import hmac
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
@@ -45,6 +47,18 @@ if TYPE_CHECKING:
 ENDPOINTS: tuple[Endpoint, ...] = ("chat", "enhance", "generate")
 T = TypeVar("T")
 _log = structlog.get_logger("onbook.worker")
+
+
+# Headers of browsers and of proxies.
+_STRANGERS = (
+    b"origin",
+    b"forwarded",
+    b"via",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+)
 
 
 class WorkerApp:
@@ -94,9 +108,8 @@ class WorkerApp:
         if self.key is None:
             # Without a key anything on this machine may call, but no web page and nobody
             # behind a proxy: a browser says where a request comes from,
-            # and a proxy says that it forwards.
-            signs = (b"origin", b"x-forwarded-for", b"forwarded")
-            if all(header(scope, sign) is None for sign in signs):
+            # and most proxies say that they forward.
+            if all(header(scope, sign) is None for sign in _STRANGERS) and _on_loopback(scope):
                 return None
             return (
                 403,
@@ -239,6 +252,18 @@ class _Get:
 
     async def __call__(self, _scope: "Scope", _receive: "Receive", send: "Send") -> None:
         await self._answer(send)
+
+
+def _on_loopback(scope: "Scope") -> bool:
+    """Tell whether the request names this machine: a page with a rebound name does not."""
+    host = header(scope, b"host")
+    if host is None:
+        return True
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def _last(steps: AsyncGenerator[str | Executed, None]) -> Executed:

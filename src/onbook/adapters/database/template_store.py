@@ -14,8 +14,10 @@ from onbook.adapters.database.engine import writer
 from onbook.adapters.database.guard import store_errors
 from onbook.adapters.database.tables import prompt_templates, template_epoch
 from onbook.adapters.template_mapping import template_mapping
+from onbook.domain.template_rules import PROMPT_SLOT
 from onbook.domain.templates import Template, TemplateInvalid, checked, template_from_mapping
 from onbook.ports.stores import StoreUnavailable
+from onbook.wire.gbnf import GrammarInvalid, check_grammar
 
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +83,11 @@ class SqlTemplateStore:
         new one is inserted inactive.
         """
         with store_errors("store templates"):
+            async with self._engine.connect() as connection:
+                known = set((await connection.execute(select(_table.c.template_name))).scalars())
+            if all(template.template_name in known for template in templates):
+                # Nothing to write, so nobody else's write lock is worth waiting for.
+                return 0
             async with self._writer.begin() as connection:
                 there = (
                     await connection.execute(
@@ -138,13 +145,23 @@ def _template(row: Mapping[str, object]) -> Template | None:
         data = {field: row[field] for field in _FIELDS}
         # Bytes that were not UTF-8 came through as lone surrogates; they could not be sent on.
         json.dumps(data, ensure_ascii=False).encode()
-        return template_from_mapping(data, version=version)
+        return _usable(template_from_mapping(data, version=version))
+    except GrammarInvalid:
+        _log.warning("template_row_invalid", template_name=_shown(name), fields=["grammar"])
     except TemplateInvalid as error:
         fields = error.details.get("fields") if error.details else None
         _log.warning("template_row_invalid", template_name=_shown(name), fields=fields)
     except (UnicodeEncodeError, ValueError, TypeError, RecursionError) as error:
         _log.warning("template_row_invalid", template_name=_shown(name), error=type(error).__name__)
     return None
+
+
+def _usable(template: Template) -> Template:
+    """Return ``template`` once its grammar parses; else every request would lose the model."""
+    if template.grammar is not None:
+        # A prompt can only fill a literal, so without one the grammar has the same shape.
+        check_grammar(template.grammar.replace(PROMPT_SLOT, ""))
+    return template
 
 
 def _shown(name: object) -> str:

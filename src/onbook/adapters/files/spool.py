@@ -107,7 +107,9 @@ class SpooledEnhancementLog:
         async with self._drain_lock:
             while self._pending:
                 try:
-                    count, go_on = await self._drain_batch()
+                    # Until a row has gone through, the database may still be locked: then no
+                    # request may wait for the spool behind it.
+                    count, go_on = await self._drain_batch(hold=moved > 0)
                 except OSError as error:
                     raise StoreUnavailable(f"The spool fails: {error.strerror}.") from error
                 moved += count
@@ -163,7 +165,7 @@ class SpooledEnhancementLog:
             self._pending += self._file.open()
         self._file.append(lines)
 
-    async def _drain_batch(self) -> tuple[int, bool]:
+    async def _drain_batch(self, *, hold: bool) -> tuple[int, bool]:
         """Move the next lines; return how many were moved and whether to go on."""
         await self._file_lock.acquire()
         held = True
@@ -171,7 +173,7 @@ class SpooledEnhancementLog:
             if not self._file.is_open:
                 return 0, False
             lines, last = await asyncio.to_thread(self._file.read)
-            if not last:
+            if not (last and hold):
                 # New rows may be added behind while these are moved. At the end they may not:
                 # else a busy service would never reach an empty spool.
                 self._file_lock.release()
@@ -182,6 +184,11 @@ class SpooledEnhancementLog:
             self._file.advance(lines[:done])
             self._pending -= done
             if last and done == len(lines):
+                if not held:
+                    await self._file_lock.acquire()
+                    held = True
+                    if (await asyncio.to_thread(self._file.read))[0]:
+                        return done, True
                 await asyncio.to_thread(self._file.clear)
                 self._release_waiting()
             return done, done == len(lines)

@@ -35,6 +35,7 @@ class InProcessWorker:
             self._headers.append((b"authorization", f"Bearer {key}".encode()))
         self.worker_id: str | None = info.worker_id
         self.public_key: str | None = info.public_key
+        self.model_sha256: str | None = info.model.file_sha256
 
     async def infer(
         self, endpoint: Endpoint, request: InferenceRequest, *, timeout_s: float

@@ -47,6 +47,7 @@ class RemoteWorker:
         )
         self.public_key = public_key
         self.worker_id: str | None = None
+        self.model_sha256: str | None = None
 
     async def infer(
         self, endpoint: Endpoint, request: InferenceRequest, *, timeout_s: float
@@ -114,6 +115,7 @@ class RemoteWorker:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return
         self.worker_id = info.worker_id
+        self.model_sha256 = info.model.file_sha256
         # The first key is kept: a worker that changes its key later is not the same worker.
         self.public_key = self.public_key or info.public_key
 

@@ -49,7 +49,7 @@ _SINGLE = dict(
 _ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)
 _DROPPED = frozenset(("Mn", "Me", "Cf"))
 
-_MIXABLE = re.compile(r"[^\W_]*[^\x00-\x7f\W_][^\W_]*")
+_WORD = re.compile(r"[^\W_]+")
 _LATIN = re.compile(r"[a-z]")
 
 
@@ -92,7 +92,9 @@ def lookalikes_as_latin(word: str) -> str:
 
 def _mixed_as_latin(match: re.Match[str]) -> str:
     word = match.group()
-    return word.translate(_TABLE) if _LATIN.search(word) else word
+    if word.isascii() or not _LATIN.search(word):
+        return word
+    return word.translate(_TABLE)
 
 
 def fold(text: str) -> Folded:
@@ -108,5 +110,5 @@ def fold(text: str) -> Folded:
             origins.append(offset)
         else:
             origins.extend([offset] * len(piece))
-    folded = _MIXABLE.sub(_mixed_as_latin, "".join(pieces))
+    folded = _WORD.sub(_mixed_as_latin, "".join(pieces))
     return Folded(text=folded, origins=origins)

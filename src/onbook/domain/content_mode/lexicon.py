@@ -31,11 +31,25 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Collocation:
-    """Words that mean something else directly beside certain neighbours."""
+    """Words that mean something else directly beside certain neighbours.
+
+    ``ends_phrase``: only where the phrase ends after it or a link word follows. ``not_of_minors``:
+    the sexual sense counts again where a minor, or a person of unclear age, is in the text.
+    """
 
     words: frozenset[str]
     followed_by: frozenset[str]
     preceded_by: frozenset[str]
+    ends_phrase: bool
+    not_of_minors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Depictions:
+    """Subjects of religious art that have a child in their name, and the body words they allow."""
+
+    subjects: frozenset[str]
+    may_show: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +70,15 @@ class Ages:
     units: frozenset[str]
     attached: frozenset[str]
     prefixes: frozenset[str]
+    joins: frozenset[str]
     person_words: frozenset[str]
+    persons: frozenset[str]
     cjk_units: tuple[str, ...]
     not_ages: frozenset[str]
+    thing_units: frozenset[str]
+    things: frozenset[str]
+    thing_modifiers: frozenset[str]
+    links: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +96,8 @@ class Lexicon:
     person: frozenset[str]
     benign: tuple[BenignContext, ...]
     collocations: tuple[Collocation, ...]
+    depictions: Depictions
+    links: frozenset[str]
     ages: Ages
     fillers: frozenset[str]
     whole_words: frozenset[str]
@@ -152,10 +174,30 @@ def _collocation(entry: Mapping[str, object]) -> Collocation:
     before = _terms(entry.get("preceded_by", []), where="collocations.preceded_by")
     if not after and not before:
         raise LexiconError("A collocation needs 'followed_by' or 'preceded_by'.")
-    return Collocation(words=words, followed_by=after, preceded_by=before)
+    return Collocation(
+        words=words,
+        followed_by=after,
+        preceded_by=before,
+        ends_phrase=_flag(entry, "ends_phrase"),
+        not_of_minors=_flag(entry, "not_of_minors"),
+    )
 
 
-def _ages(data: Mapping[str, object]) -> Ages:
+def _flag(entry: Mapping[str, object], name: str) -> bool:
+    value = entry.get(name, False)
+    if not isinstance(value, bool):
+        raise LexiconError(f"'collocations.{name}' must be true or false.")
+    return value
+
+
+def _depictions(data: Mapping[str, object]) -> Depictions:
+    return Depictions(
+        subjects=_terms(data.get("subjects"), where="depictions.subjects"),
+        may_show=with_plurals(_terms(data.get("may_show"), where="depictions.may_show")),
+    )
+
+
+def _ages(data: Mapping[str, object], *, links: frozenset[str]) -> Ages:
     adult_from = data.get("adult_from")
     if not isinstance(adult_from, int) or isinstance(adult_from, bool) or adult_from < 18:
         raise LexiconError("'ages.adult_from' must be a whole number of at least 18.")
@@ -170,9 +212,15 @@ def _ages(data: Mapping[str, object]) -> Ages:
         units=_terms(data.get("units"), where="ages.units"),
         attached=_terms(data.get("attached"), where="ages.attached"),
         prefixes=_terms(data.get("prefixes"), where="ages.prefixes"),
+        joins=_terms(data.get("joins"), where="ages.joins"),
         person_words=_terms(data.get("person_words"), where="ages.person_words"),
         cjk_units=tuple(sorted(_terms(data.get("cjk_units"), where="ages.cjk_units"))),
+        persons=_terms(data.get("persons"), where="ages.persons"),
         not_ages=_terms(data.get("not_ages"), where="ages.not_ages"),
+        thing_units=_terms(data.get("thing_units"), where="ages.thing_units"),
+        things=with_plurals(_terms(data.get("things"), where="ages.things")),
+        thing_modifiers=_terms(data.get("thing_modifiers"), where="ages.thing_modifiers"),
+        links=links,
     )
 
 
@@ -193,6 +241,7 @@ def parse_lexicon(data: Mapping[str, object], *, sha256: str) -> Lexicon:
     sexual = _table(data, "sexual")
     minor = _table(data, "minor")
     respelling = _table(data, "respelling")
+    links = _terms(data.get("links"), where="links")
     return Lexicon(
         version=version,
         sha256=sha256,
@@ -204,7 +253,9 @@ def parse_lexicon(data: Mapping[str, object], *, sha256: str) -> Lexicon:
         person=_languages(data, "person", where="lexicon"),
         benign=tuple(_benign(entry) for entry in _entries(data, "benign")),
         collocations=tuple(_collocation(entry) for entry in _entries(data, "collocations")),
-        ages=_ages(_table(data, "ages")),
+        depictions=_depictions(_table(data, "depictions")),
+        links=links,
+        ages=_ages(_table(data, "ages"), links=links),
         fillers=_terms(respelling.get("fillers"), where="respelling.fillers"),
         whole_words=_terms(respelling.get("whole_words"), where="respelling.whole_words"),
     )

@@ -6,17 +6,30 @@ from itertools import pairwise
 from onbook.domain.content_mode.decision import Detection, DetectorIdentity, Span, Verdict
 from onbook.domain.content_mode.folding import Folded, fold
 from onbook.domain.content_mode.lexicon import TIERS, Lexicon
-from onbook.domain.content_mode.matching import BENIGN, HARD, PERSON, UNCLEAR, Hit, TermMatcher
+from onbook.domain.content_mode.matching import (
+    BENIGN,
+    DEPICTED,
+    GUARDED,
+    HARD,
+    PERSON,
+    UNCLEAR,
+    Hit,
+    TermMatcher,
+)
 from onbook.domain.content_mode.respelling import Respellings
 from onbook.domain.content_mode.tokens import tokenize
 
 NAME = "lexicon"
 
-_SEXUAL_LABELS = frozenset(TIERS)
+_SEXUAL_LABELS = frozenset((*TIERS, GUARDED))
 _CLOSE_ONLY = frozenset(("anatomy", "coarse"))
 # Words between a body word and a word for a minor that still make one statement about both.
 _CLOSE_WORDS = 3
-_CATEGORIES = dict.fromkeys(TIERS, "sexual") | {HARD: "minor", UNCLEAR: "minor", PERSON: "person"}
+_CATEGORIES = dict.fromkeys((*TIERS, GUARDED), "sexual") | {
+    HARD: "minor",
+    UNCLEAR: "minor",
+    PERSON: "person",
+}
 _UNCLEAR_SCORE = 0.8
 # The part of the nsfw threshold that coarse words can reach together.
 _COARSE_LIMIT = 0.75
@@ -35,6 +48,7 @@ class LexiconDetector:
     Text is refused where a sexual sign and a sign of a minor, or of an unclear age, are both in
     it. No word takes a sign back: benign contexts lower only the score of weak signs, between
     sfw and nsfw, and a word with another sense is ignored only directly beside its neighbour.
+    A child in the subject of a religious painting is no sign where only nursing's body words are.
     """
 
     def __init__(self, lexicon: Lexicon) -> None:
@@ -46,6 +60,7 @@ class LexiconDetector:
         self._respellings = Respellings(
             self._matcher.vocabulary, fillers=lexicon.fillers, whole_words=lexicon.whole_words
         )
+        self._may_show = lexicon.depictions.may_show
         self._lowers = {BENIGN + context.name: context.lowers for context in lexicon.benign}
         weights = lexicon.weights
         self._tier_weights = {
@@ -54,6 +69,7 @@ class LexiconDetector:
             "anatomy": weights.anatomy,
             "context": weights.context,
             "coarse": weights.coarse,
+            GUARDED: weights.context,
         }
 
     @property
@@ -67,14 +83,16 @@ class LexiconDetector:
         tokens = tokenize(folded.text)
         hits = self._matcher.match(tokens)
         unspaced = self._matcher.match_unspaced(folded.text)
-        about_minor = _about_minor(hits, unspaced)
+        about_minor = _about_minor(hits, unspaced, self._may_show)
         resolved = self._respellings.resolve(folded.text, tokens)
         if resolved is not None:
             # A second reading adds hits and removes none.
             others = self._matcher.match(resolved)
-            about_minor = about_minor or _about_minor(others, unspaced)
+            about_minor = about_minor or _about_minor(others, unspaced, self._may_show)
             hits += others
         hits += unspaced
+        if not about_minor:
+            hits = [hit for hit in hits if hit.label != GUARDED]
         return self._judge(hits, folded, about_minor=about_minor)
 
     def _judge(self, hits: Sequence[Hit], folded: Folded, *, about_minor: bool) -> Detection:
@@ -126,13 +144,25 @@ class LexiconDetector:
         return min(1.0, round(total + coarse, 4))
 
 
-def _about_minor(hits: Sequence[Hit], unspaced: Sequence[Hit]) -> bool:
+def _without_depicted(hits: Sequence[Hit], may_show: frozenset[str]) -> Sequence[Hit]:
+    """Return the hits without the child in a subject of art, if all else is ``may_show``."""
+    depicted = {
+        at for hit in hits if hit.label == DEPICTED for at in range(hit.first, hit.last + 1)
+    }
+    if not depicted or any(
+        hit.label in _SEXUAL_LABELS and hit.term not in may_show for hit in hits
+    ):
+        return hits
+    return [hit for hit in hits if hit.first not in depicted]
+
+
+def _about_minor(hits: Sequence[Hit], unspaced: Sequence[Hit], may_show: frozenset[str]) -> bool:
     """Tell whether a sexual sign and a minor come together.
 
     Body and coarse words count only close to the minor (in scripts without spaces: anywhere);
     every other sexual sign counts wherever it is.
     """
-    everything = [*hits, *unspaced]
+    everything = _without_depicted([*hits, *unspaced], may_show)
     if not any(hit.label in (HARD, UNCLEAR) for hit in everything):
         return False
     if any(hit.label in _SEXUAL_LABELS - _CLOSE_ONLY for hit in everything):
@@ -140,7 +170,7 @@ def _about_minor(hits: Sequence[Hit], unspaced: Sequence[Hit]) -> bool:
     if unspaced:
         return any(hit.label in _CLOSE_ONLY for hit in everything)
     close = sorted(
-        (hit for hit in hits if hit.label in (HARD, UNCLEAR) or hit.label in _CLOSE_ONLY),
+        (hit for hit in everything if hit.label in (HARD, UNCLEAR) or hit.label in _CLOSE_ONLY),
         key=lambda hit: hit.first,
     )
     # Neighbours in order are enough: the closest pair of the two kinds is always adjacent.

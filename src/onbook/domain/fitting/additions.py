@@ -1,17 +1,26 @@
 """What the model added to the user's idea, as units that can be cut whole."""
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from onbook.domain.fitting.clauses import Clause, Style, ends_sentence, split_clauses
+from onbook.domain.fitting.clauses import (
+    Clause,
+    Style,
+    ends_abbreviated,
+    ends_sentence,
+    split_clauses,
+)
+from onbook.domain.fitting.refusals import is_refusal
 from onbook.domain.fitting.words import content_words, jaccard, word_set, words
-from onbook.domain.must_keep import Masked, protect
+from onbook.domain.must_keep import Masked, Span, protect
 
 _SAME_CLAUSE = 0.6
 # A model repeats what the prompt says first; to compare all with all would cost the square.
 _COMPARED_CLAUSES = 64
 _MIN_HEAD_WORDS = 4
+_MOST_MARKS = 32
 _MIN_TAIL_WORDS = 3
 _PAUSE_OR_END = " .,;:"
 _LEAD = re.compile(r"[\s,;:.!?…\u2013—\uff0c\u3002-]*")
@@ -95,6 +104,40 @@ def separate(text: str, masked: Masked, *, style: Style, loose: bool = False) ->
     return Additions(left, lead, tuple(repeated.values()))
 
 
+def echo_of_idea(raw: str, masked: Masked) -> Span | None:
+    """Return where in ``raw`` the model repeats the idea, if it begins with that.
+
+    Code-point offsets, end exclusive. An answer that declines where the idea alone does not is
+    no echo: an idea of a word or two may be the beginning of a refusal.
+    """
+    rest = _after_idea(raw, masked.text)
+    if rest is None or (is_refusal(raw) and not is_refusal(masked.text)):
+        return None
+    start = _first_letter(raw)
+    lead = masked.text[: _first_letter(masked.text)]
+    if raw[:start].endswith(lead):
+        start -= len(lead)
+    return start, len(raw) - len(rest)
+
+
+def without_echo(raw: str, masked: Masked) -> str:
+    """Return what the model said after it repeated the idea; ``raw`` if it did not begin so.
+
+    Where the idea is continued without a pause, an ellipsis stands for it, so that the words
+    that follow are not taken for the beginning of an answer.
+    """
+    echo = echo_of_idea(raw, masked)
+    if echo is None:
+        return raw
+    rest = raw[echo[1] :]
+    paused = not rest.strip() or "\n" in rest[:3] or not rest.lstrip()[:1].isalnum()
+    return rest if paused else "…" + rest
+
+
+def _first_letter(text: str) -> int:
+    return next((at for at, character in enumerate(text) if character.isalnum()), len(text))
+
+
 def _is_syntax(text: str) -> bool:
     """Say whether a clause is nothing but a tag: those are the user's to set, not the model's."""
     return "<" in text and not protect(text).text
@@ -107,13 +150,15 @@ def _repeats(found: frozenset[str], idea: frozenset[str], said: Iterable[frozens
 
 def _after_idea(text: str, idea: str) -> str | None:
     """Return what follows the idea in ``text``, or None where the text does not start with it."""
-    needed = [c for character in idea for c in character.casefold() if c.isalnum()]
+    needed = [letter for _, letters in _letters(idea) for letter in letters]
     end = _match_end(text, needed)
     if end is None:
         return None
     rest = text[end:]
     if rest[:1].isalnum() or (rest[:1] in {"'", "\u2019", "-", "_"} and rest[1:2].isalnum()):
         return None
+    if ends_abbreviated(idea):
+        rest = rest.removeprefix(".")
     tail = idea[len(idea.rstrip("\"'”\u2019»」』)]}!?.")) :]
     if tail.strip(_PAUSE_OR_END):
         consumed = 0
@@ -126,15 +171,45 @@ def _after_idea(text: str, idea: str) -> str | None:
 def _match_end(text: str, needed: list[str]) -> int | None:
     """Return where in ``text`` the letters and digits ``needed`` have all been read."""
     matched = 0
-    for position, character in enumerate(text):
-        for folded in character.casefold():
-            if folded.isalnum():
-                if matched == len(needed) or folded != needed[matched]:
-                    return None
-                matched += 1
+    for end, letters in _letters(text):
+        for letter in letters:
+            if matched == len(needed) or letter != needed[matched]:
+                return None
+            matched += 1
         if needed and matched == len(needed):
-            return position + 1
+            return end
     return None
+
+
+def _letters(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each character with its marks as (end, folded letters of its composed form)."""
+    start = 0
+    while start < len(text):
+        end = start + 1
+        # Bounded: composing sorts a run of marks, which costs the square of its length.
+        while end < len(text) and end - start < _MOST_MARKS and _joins(text[end]):
+            end += 1
+        composed = text[start] if end == start + 1 else _composed(text[start:end])
+        yield end, [c for c in composed.casefold() if c.isalnum() or _is_vowel_sign(c)]
+        start = end
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _joins(character: str) -> bool:
+    """Say whether a character belongs to the one before it: a mark, a joiner, a later jamo."""
+    return not character.isascii() and (
+        character in "\u200c\u200d"
+        or "\u1160" <= character <= "\u11ff"
+        or unicodedata.category(character).startswith("M")
+    )
+
+
+def _is_vowel_sign(character: str) -> bool:
+    """Say whether a mark of the Indic and South-East Asian scripts tells words apart."""
+    return "\u0900" <= character <= "\u17ff" and unicodedata.category(character)[0] == "M"
 
 
 def _lead(rest: str) -> str:

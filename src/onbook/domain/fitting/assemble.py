@@ -1,7 +1,7 @@
 """Putting the user's text and the model's additions together, as tags or as sentences."""
 
 from onbook.domain.fitting.additions import Additions
-from onbook.domain.fitting.clauses import Style, ends_sentence
+from onbook.domain.fitting.clauses import Style, ends_abbreviated, ends_sentence
 from onbook.domain.fitting.user_text import PAUSES, UserText
 
 _CLOSERS = "\"'”\u2019»」』)]}"
@@ -23,7 +23,7 @@ def _trimmed(user: UserText) -> str:
     """Return the user's text without trailing separators, as far as no kept span goes."""
     floor = user.keeps[-1][1] if user.keeps else 0
     body, rest = user.body[:floor], user.body[floor:].rstrip(PAUSES)
-    if rest.endswith(".") and not rest.endswith(".."):
+    if rest.endswith(".") and not rest.endswith("..") and not ends_abbreviated(body + rest):
         rest = rest[:-1].rstrip(PAUSES)
     return body + rest or user.body
 
@@ -38,6 +38,7 @@ def _sentences(user: UserText, body: str, additions: Additions) -> str:
             joint = additions.joint if group is None else ". "
             # After a quotation a continuing sentence continues, even if the quoted one ended.
             ended = _is_ended(text) if joint == ". " else ends_sentence(text[-1:])
+            ended = ended and (joint == ". " or not ends_abbreviated(text))
             joint = "" if not text else " " if ended else joint
             opens = ended or joint in {"", ". "}
         text += joint + (_capitalised(unit.text) if opens else unit.text)
@@ -48,6 +49,10 @@ def _sentences(user: UserText, body: str, additions: Additions) -> str:
 
 
 def _capitalised(text: str) -> str:
+    """Return ``text`` with a capital first; a name such as iPhone keeps its own spelling."""
+    first = text.split(" ", 1)[0]
+    if any(character.isupper() for character in first):
+        return text
     return text[:1].upper() + text[1:]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onbook.domain.fitting.words import jaccard, word_set, words
+from onbook.domain.fitting.words import jaccard, telling_words, word_set, words
 from onbook.domain.must_keep import Span, opaque_spans
 
 Style = Literal["tags", "sentences", "text"]
@@ -24,9 +24,14 @@ _LAST_WORD = re.compile(r"[^\W\d_]+$")
 _ABBREVIATIONS = word_set(
     "mr mrs ms dr st mt vs etc approx no vol fig prof sr jr inc ltd co feat e.g i.e"
 )
+# Of these a closing full stop is part of the word, whatever follows.
+_DOTTED = word_set("etc approx jr sr inc ltd co e.g i.e")
+_INITIALS = re.compile(r"(?<!\w)(?:[^\W\d_]\.){2,8}$")
 _NEAR_DUPLICATE = 0.8
-# Below four words a Jaccard of .8 means equality, which the exact check finds.
-_NEAR_MIN_WORDS = 4
+# In a shorter clause the one word that differs (left, right; red, blue) is what it says.
+_NEAR_MIN_WORDS = 13
+# A model that says the same for the third time is in a loop.
+_LOOP_SAYINGS = 3
 # Loops repeat what is near: comparing with the latest clauses keeps the pass linear.
 _NEAR_WINDOW = 48
 
@@ -113,28 +118,41 @@ def without(clauses: tuple[Clause, ...], dropped: Collection[int]) -> tuple[Clau
     return tuple(result)
 
 
-def repeats(clauses: Iterable[str]) -> list[int]:
+def ends_abbreviated(text: str) -> bool:
+    """Say whether the full stop that ends ``text`` is part of its last word."""
+    tail = text[-24:]
+    if not tail.endswith(".") or tail.endswith(".."):
+        return False
+    found = _LAST_WORD.search(tail, 0, len(tail) - 1)
+    known = found is not None and found.group().lower() in _DOTTED
+    return known or _INITIALS.search(tail) is not None
+
+
+def repeats(clauses: Iterable[str], *, exact: bool = False) -> list[int]:
     """Return the indexes of clauses that repeat an earlier one.
 
-    A repetition has the same words, or a Jaccard similarity of the word sets of at least .8
-    with one of the latest clauses (the threshold of the measured prototype).
+    A repetition has the same telling words; in the same order where ``exact``. Without that, so
+    does a clause of more than 12 words if it is near (a Jaccard similarity of the word sets of
+    at least .8, the threshold of the measured prototype) two of the latest clauses.
     """
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, ...] | frozenset[str]] = set()
     recent: list[frozenset[str]] = []
     result: list[int] = []
     for index, text in enumerate(clauses):
-        ordered = tuple(words(text))
-        if not ordered:
+        telling = telling_words(text)
+        if not telling:
             continue
-        found = frozenset(ordered)
-        long = len(found) >= _NEAR_MIN_WORDS
-        if ordered in seen or (long and any(_is_near(found, other) for other in recent)):
-            result.append(index)
-            continue
-        seen.add(ordered)
-        if long:
+        key = telling if exact else frozenset(telling)
+        again = key in seen
+        seen.add(key)
+        found = frozenset(words(text))
+        if not exact and len(found) >= _NEAR_MIN_WORDS:
+            near = sum(_is_near(found, other) for other in recent)
+            again = again or near + 1 >= _LOOP_SAYINGS
             recent.append(found)
             del recent[:-_NEAR_WINDOW]
+        if again:
+            result.append(index)
     return result
 
 

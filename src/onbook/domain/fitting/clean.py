@@ -66,20 +66,29 @@ _ITEM = re.compile(
     r"^[ ]{0,4}(?:\*\*)?(?:(?:option|prompt|version)[ ])?(\d{1,2})[.):](?=\D)", re.IGNORECASE
 )
 _BULLET = re.compile(r"^[ ]{0,4}(?:[-•‣·][ ]|\*[ ])")
+_NOTE_PLACE = r"(?:^|\n|(?<=[.!?)\"”:;,])[ ])[\n ]{0,3}[(*_\[]{0,3}"
 _NOTE = re.compile(
-    r"(?:^|\n|(?<=[.!?)\"”:;,])[ ])[\n ]{0,3}[(*_\[]{0,3}"
+    rf"{_NOTE_PLACE}"
     r"(?:(?:please )?note\b[^:\n]{0,30}:|note that\b|explanation\b[^:\n]{0,20}:|disclaimer:"
-    r"|negative prompt\b[*_]{0,3}[ ]?:|this (?:enhanced |expanded |revised )?(?:prompt|version)\b"
-    r"|i hope (?:this|that|you)\b|let me know\b|feel free\b|would you like\b|enjoy!|is there "
-    r"anything else\b|steps: ?\d)",
+    r"|this (?:enhanced |expanded |revised )?(?:prompt|version)\b(?! of\b)"
+    r"|i hope (?:this|that|you)\b|let me know\b|feel free\b(?! as\b)|would you like\b|enjoy!"
+    r"|is there anything else\b)",
     re.IGNORECASE,
 )
+# These begin the other fields of a picture's parameters: no part of the prompt follows them.
+_OTHER_FIELD = re.compile(
+    rf"{_NOTE_PLACE}(?:negative prompt\b[*_]{{0,3}}[ ]?:|steps: ?\d)", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"[.!?…](?=\s)")
 _LINK = re.compile(r"\[([^\[\]\n]{1,200})\]\(https?://[^()\s]{1,300}\)")
 _LINE_MARKS = re.compile(
     r"^[ ]{0,3}(?:#{1,6}[ ]+|>[ ]+)|^[ ]{0,3}(?:-{3,}|\*{3,}|_{3,}|={3,})$", re.MULTILINE
 )
-# A wildcard may hold a star (__colors/*__); it is matched first, and left alone.
-_EMPHASIS = re.compile(r"(__(?=[^\W_])[\w/*.-]{1,100}?__)|\*+(?=\S)|(?<=\S)\*+|`+")
+# A wildcard may hold a star (__colors/*__); it is matched first, and left alone. So is a star
+# between two words (2*3). Possessive, so that a long run of stars is read once.
+_EMPHASIS = re.compile(
+    r"(__(?=[^\W_])[\w/*.-]{1,100}?__)|(?<![\w*])\*++(?=\S)|(?<=[^\s*])\*++(?!\w)|`+"
+)
 _BREAKS = re.compile(r"<br ?/?>|</?(?:p|b|i|em|strong|ul|li|ol|div|span)>", re.IGNORECASE)
 _WRAPPERS = (('"', '"'), ("“", "”"), ("'", "'"), ("\u2018", "\u2019"), ("「", "」"), ("«", "»"))
 _LOOP_PERIODS = range(1, 9)
@@ -224,8 +233,19 @@ def _after_label(text: str) -> str:
 
 
 def _without_note(text: str) -> str:
-    found = _NOTE.search(text)
-    return text[: found.start()].rstrip(" \n(*_[") if found else text
+    """Cut at a line that begins with a note, and take notes from the end of the last line."""
+    end = len(text)
+    if other := _OTHER_FIELD.search(text):
+        end = other.start()
+    notes = list(_NOTE.finditer(text, 0, end))
+    own_line = (note.start() for note in notes if not note.start() or "\n" in note.group())
+    end = min(own_line, default=end)
+    for note in reversed(notes):
+        if note.start() < end:
+            if _SENTENCE_END.search(text, note.end(), end):
+                break
+            end = note.start()
+    return text[:end].rstrip(" \n(*_[") if end < len(text) else text
 
 
 def _first_candidate(text: str) -> str:

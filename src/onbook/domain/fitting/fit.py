@@ -6,11 +6,12 @@ additions are cut, unless the user's text alone is over the limit; syntax and qu
 
 from dataclasses import dataclass, field, replace
 
-from onbook.domain.fitting.additions import Additions, Unit, separate
+from onbook.domain.fitting.additions import Additions, Unit, echo_of_idea, separate
 from onbook.domain.fitting.assemble import assemble
 from onbook.domain.fitting.budget import BOILERPLATE, DUPLICATE, choose, price
 from onbook.domain.fitting.clauses import Style, join_exactly, split_clauses
-from onbook.domain.fitting.clean import clean
+from onbook.domain.fitting.clean import Cleaned, clean
+from onbook.domain.fitting.conflicts import without_conflicts
 from onbook.domain.fitting.user_text import UserText, shorten, user_text
 from onbook.domain.fitting.words import (
     directs_camera,
@@ -22,6 +23,8 @@ from onbook.domain.fitting.words import (
 from onbook.domain.must_keep import Masked
 from onbook.domain.token_counting import TokenCounter
 
+# Stands for the user's words while the model's are cleaned: of a private use, and no word.
+_ECHO = "\ue000"
 _CUT_STEPS = {DUPLICATE: "cut_duplicate", BOILERPLATE: "cut_boilerplate"}
 
 
@@ -79,7 +82,7 @@ class _Reader:
         canonical = self.counter.canonical(text)
         if canonical == text:
             return text, self.counter.count(text)
-        if _in_order(self.keeps, canonical) or not _in_order(self.keeps, text):
+        if _in_order(self.keeps, canonical):
             return canonical, self.counter.count(canonical)
         return text, max(self.counter.count(text), self.counter.count(canonical))
 
@@ -105,7 +108,7 @@ def fit(
     Raises:
         TokenLimitExceeded: The prompt's syntax and quoted text alone exceed the limit.
     """
-    cleaned = clean(raw, style=style, truncated=truncated)
+    cleaned = _cleaned(raw, masked, style=style, truncated=truncated)
     steps = [Step(name, "") for name in cleaned.steps]
     if style == "text":
         return _fit_reply(cleaned.text, steps, limit=limit, counter=counter)
@@ -150,6 +153,16 @@ def fit(
     )
 
 
+def _cleaned(raw: str, masked: Masked, *, style: Style, truncated: bool) -> Cleaned:
+    """Clean what the model said; its echo of the user's own words is neither judged nor changed."""
+    echo = echo_of_idea(raw, masked) if style != "text" else None
+    if echo is None:
+        return clean(raw, style=style, truncated=truncated)
+    start, end = echo
+    cleaned = clean(raw[:start] + _ECHO + raw[end:], style=style, truncated=truncated)
+    return replace(cleaned, text=cleaned.text.replace(_ECHO, raw[start:end], 1))
+
+
 def _finished(
     user: UserText, additions: Additions, limit: int, reader: _Reader, style: Style
 ) -> tuple[str, int]:
@@ -169,13 +182,18 @@ def _in_order(keeps: tuple[str, ...], text: str) -> bool:
 
 
 def _guard(additions: Additions, idea: str, style: Style) -> tuple[Additions, list[Step]]:
-    """Drop invented people and new negations from tags; sentences only get a warning.
+    """Drop what contradicts the idea; from tags also invented people and new negations.
 
-    A shot has one camera move: where the user directs the camera, an added sentence about it goes.
+    Sentences with people only get a warning. A shot has one camera move: where the user directs
+    the camera, an added sentence about it goes.
     """
+    agreeing, conflicts = without_conflicts(additions.units, idea, style)
+    steps = [Step(name, text) for name, text in conflicts]
+    if conflicts:
+        additions = _reduced(additions, agreeing, style)
     if style != "tags":
-        return _one_camera(additions, idea, style)
-    steps: list[Step] = []
+        additions, second = _one_camera(additions, idea, style)
+        return additions, [*steps, *second]
     left: list[Unit] = []
     for unit in additions.units:
         if _invents_people((unit,), idea):

@@ -6,7 +6,16 @@ from onbook.domain.must_keep import opaque_spans
 
 _CANNOT = (
     r"i(?:['\u2019]m| am) (?:unable|not able|not allowed)\b|i (?:can(?:not|['\u2019]t| not)"
-    r"|won['\u2019]t|will not|must decline|have to decline|decline)\b"
+    r"|won['\u2019]t|will not|(?:(?:must|have to) )?(?:\w{1,12}ly )?decline|refuse to)\b"
+    r"|i (?:don['\u2019]t|do not) (?:think|believe|feel) (?:that )?i (?:can|could|should)\b"
+)
+_ACTS = (
+    r"(?:assist|help (?:you|with)|create|generate|fulfil|fulfill|provide|comply|write"
+    r"|produce|do (?:that|this)|depict|describe)\b"
+)
+_WE_CANNOT = (
+    r"we (?:can(?:not|['\u2019]t| not)|are (?:unable|not able) to|won['\u2019]t|will not"
+    r"|refuse to) "
 )
 _AT_START = re.compile(
     r"[\"'“ ]{0,2}(?:"
@@ -14,7 +23,7 @@ _AT_START = re.compile(
     r"|i(?:['\u2019]m| am) (?:\w{1,12} )?(?:afraid) (?:i|that)\b"
     r"|sorry[,.!;]? (?:but |i |this )"
     r"|(?:my )?apologies[,.]|i apologi[sz]e\b"
-    rf"|(?:unfortunately,? )?(?:{_CANNOT})"
+    rf"|(?:unfortunately,? )?(?:{_CANNOT}|{_WE_CANNOT}{_ACTS})"
     r"|as an? (?:ai|artificial intelligence|language model)\b"
     r"|(?:很?抱歉|对不起)|作为一?个?(?:AI|人工智能)"
     r")",
@@ -23,8 +32,7 @@ _AT_START = re.compile(
 _ANYWHERE = re.compile(
     r"(?=[aiv无])(?:\bas an ai (?:language )?(?:model|assistant)\b"
     r"|\b(?:i can(?:not|['\u2019]t| not)|i(?:['\u2019]m| am) (?:unable|not able) to|i won['\u2019]t"
-    r"|i will not) (?:assist|help (?:you|with)|create|generate|fulfil|fulfill|provide|comply|write"
-    r"|produce|do that|depict|describe)\b"
+    rf"|i will not|i refuse to) {_ACTS}"
     r"|\bagainst my (?:guidelines|programming|policy)\b"
     r"|\bviolates? (?:my|our|the) (?:content )?(?:guidelines|policy|policies)\b"
     r"|无法(?:生成|提供|协助))",
@@ -37,11 +45,12 @@ _HEAD = 400
 def is_refusal(text: str) -> bool:
     """Say whether the model declined; text in quotes or brackets belongs to the picture."""
     head = text.lstrip()[:_HEAD]
-    if _AT_START.match(head):
-        return True
-    if _ANYWHERE.search(head) is None:
+    if _AT_START.match(head) is None and _ANYWHERE.search(head) is None:
         return False
     plain = list(head)
     for start, end in opaque_spans(head):
-        plain[start:end] = " " * (end - start)
-    return _ANYWHERE.search("".join(plain)) is not None
+        # What is quoted as a whole is the answer itself, in quotes.
+        if (start, end) != (0, len(head.rstrip())):
+            plain[start:end] = "\0" * (end - start)
+    said = "".join(plain)
+    return _AT_START.match(said) is not None or _ANYWHERE.search(said) is not None

@@ -158,7 +158,7 @@ def _removal_order(clauses: tuple[Clause, ...], keeps: tuple[Span, ...]) -> list
     free_set = set(free)
     order = [
         (index, "cut_duplicate")
-        for index in repeats(clause.text for clause in clauses)
+        for index in repeats((clause.text for clause in clauses), exact=True)
         if index in free_set
     ]
     taken = {index for index, _ in order}

@@ -16,8 +16,15 @@ def word_set(listed: str) -> frozenset[str]:
 STOPWORDS = word_set(
     "a an the of in on at to for from by with and or but as is are was were be been being it its "
     "this that these those there his her their our your my he she they we you i into onto over "
-    "under up down out off so than then while where which who whose"
+    "under up down out off so than then while where which who whose now just also"
 )
+
+# Stop words that change what is drawn: where something is, or whose it is.
+_TELLING = word_set(
+    "in on at to for from by with or into onto over under up down out off than while so then "
+    "his her their our your my he she they we you i"
+)
+_FILLERS = STOPWORDS - _TELLING
 
 # Quality words that say nothing a text encoder can draw.
 BOILERPLATE_WORDS = word_set(
@@ -132,6 +139,15 @@ def content_words(text: str) -> frozenset[str]:
     """Return the words that carry meaning; all words where none does."""
     found = frozenset(words(text))
     return (found - STOPWORDS) or found
+
+
+def telling_words(text: str) -> tuple[str, ...]:
+    """Return, in order, the words by which one clause says another thing than the next.
+
+    Those are the content words, places and pronouns; all words where there is none.
+    """
+    found = words(text)
+    return tuple(word for word in found if word not in _FILLERS) or tuple(found)
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:

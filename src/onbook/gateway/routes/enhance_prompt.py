@@ -1,17 +1,17 @@
 """``POST /functions/v1/enhance-prompt``: the wire's request in, the flow, the wire's answer out."""
 
 from dataclasses import replace
+from typing import Final
 
 from onbook.bootstrap import Service
 from onbook.domain.content_mode.decision import ContentDecision
 from onbook.domain.content_mode.policy import ceiling_of, enforce
 from onbook.domain.enhancement import EnhanceCommand, Enhancement
-from onbook.domain.errors import OnbookError
 from onbook.domain.jobs import normalise_job_type
 from onbook.flows.enhance_prompt import decide_mode, enhance_prompt, prepare
 from onbook.flows.infer_verified import messages_sha256
 from onbook.gateway.auth import require
-from onbook.gateway.errors import problem_of
+from onbook.gateway.errors import as_onbook_error, problem_of
 from onbook.gateway.functions import Call
 from onbook.wire.asgi import send_event, send_json, start_events
 from onbook.wire.gateway_api import (
@@ -25,6 +25,8 @@ from onbook.wire.gateway_api import (
     read_enhance_request,
 )
 from onbook.wire.worker_api import Message
+
+DEFAULT_MODEL_TYPE: Final = "qwen_instruct"
 
 
 async def enhance_prompt_route(call: Call, service: Service) -> None:
@@ -48,8 +50,15 @@ def command_from(request: EnhanceRequest) -> EnhanceCommand:
     Raises:
         InvalidJobType: the job type is not known.
     """
-    job = normalise_job_type(request.job_type, quality=request.quality, media_format=request.format)
+    job = normalise_job_type(
+        request.job_type,
+        quality=request.quality,
+        media_format=request.format,
+        target=request.target,
+    )
     warnings: list[str] = []
+    if request.target is not None and request.target != job.target:
+        warnings.append(f"The target {request.target} was used; {job.name} is for {job.target}.")
     if request.quality is not None and request.quality != job.quality:
         warnings.append(f"The job type {job.name} decides the quality; it is {job.quality}.")
     if request.format is not None and request.format != job.media_format:
@@ -60,7 +69,8 @@ def command_from(request: EnhanceRequest) -> EnhanceCommand:
         prompt=request.prompt,
         job=job,
         target=request.target or job.target,
-        selected_model=request.selected_model,
+        selected_model=request.selected_model or DEFAULT_MODEL_TYPE,
+        model_chosen=request.selected_model is not None,
         content_type=request.content_type,
         template_name=request.template_name,
         template_version=request.template_version,
@@ -117,7 +127,9 @@ def _metadata(enhancement: Enhancement) -> EnhancementMetadata:
         expansion_percentage=round((after - before) / before * 100, 1),
         execution_time_ms=round(enhancement.execution_time_ms, 3),
         worker_response_time_ms=round(run.worker_response_time_ms, 3) if run else None,
-        queue_time_ms=round(run.queue_time_ms, 3) if run else None,
+        queue_time_ms=(
+            None if run is None or run.queue_time_ms is None else round(run.queue_time_ms, 3)
+        ),
         attempts=enhancement.attempts,
         finish_reason=run.finish_reason if run else None,
         seed=enhancement.seed,
@@ -189,7 +201,8 @@ async def _stream(command: EnhanceCommand, call: Call, service: Service) -> None
     await send_event(call.send, "meta", {"request_id": call.request_id})
     try:
         enhancement = await enhance_prompt(command, call.caller, call.request_id, service.enhance)
-    except OnbookError as error:
-        await send_event(call.send, "error", problem_of(error, call.request_id), last=True)
+    except Exception as error:  # noqa: BLE001 - the answer has begun, so this is the last place
+        known = as_onbook_error(error, call.request_id)
+        await send_event(call.send, "error", problem_of(known, call.request_id), last=True)
     else:
         await send_event(call.send, "done", response_from(enhancement), last=True)

@@ -35,7 +35,8 @@ class Readyz:
     async def __call__(self, _scope: "Scope", _receive: "Receive", send: "Send") -> None:
         """Answer 200 or 503, with what is behind it."""
         state = self._service.book.state()
-        ready = state.templates > 0
+        # Without a single active template the packaged ones serve, so there is always one.
+        ready = state.templates > 0 or state.packaged > 0
         body = {
             "status": "ready" if ready else "not_ready",
             "templates": {

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from onbook.wire.canonical import sha256_of_text
+from onbook.wire.gbnf import GrammarInvalid, check_grammar
 from onbook.wire.receipt import EffectiveSampling
 from onbook.wire.worker_api import FinishReason, ModelInfo
 from onbook.worker.engines.base import EngineError, EngineStartError, GrammarError, Piece
-from onbook.worker.engines.gbnf import check_grammar
 from onbook.worker.gguf import GgufModel, ModelFileError, read_gguf
 from onbook.worker.model_file import file_sha256
 from onbook.worker.rendering import PlainText
@@ -54,7 +54,10 @@ class LlamaCppEngine:
     ) -> AsyncGenerator[Piece, None]:
         """Yield text as it is generated; closing the iterator frees the slot."""
         if grammar is not None:
-            check_grammar(grammar)
+            try:
+                check_grammar(grammar)
+            except GrammarInvalid as error:
+                raise GrammarError(str(error)) from None
         body = _completion_body(token_ids, sampling, grammar)
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[Mapping[str, object] | None] = asyncio.Queue()

@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from onbook.worker.engines.base import GrammarError
+
+class GrammarInvalid(ValueError):
+    """The grammar cannot be used; the message says why without repeating it."""
+
 
 # llama.cpp parses groups by recursion and overflows its stack, with the whole process, somewhere
 # below 32,000 of them. Grammars that people write need fewer than ten.
@@ -39,7 +42,7 @@ def check_grammar(grammar: str) -> None:
     """Check that ``grammar`` is GBNF that llama.cpp can parse.
 
     Raises:
-        GrammarError: saying what is wrong, without repeating the grammar.
+        GrammarInvalid: saying what is wrong, without repeating the grammar.
     """
     defined: set[str] = set()
     used: set[str] = set()
@@ -51,9 +54,9 @@ def check_grammar(grammar: str) -> None:
         elif kind in ("literal", "class"):
             _check_escapes(text)
     if "root" not in defined:
-        raise GrammarError("The grammar defines no rule 'root'.")
+        raise GrammarInvalid("The grammar defines no rule 'root'.")
     if not used <= defined:
-        raise GrammarError("The grammar uses a rule that it does not define.")
+        raise GrammarInvalid("The grammar uses a rule that it does not define.")
 
 
 def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
@@ -65,7 +68,7 @@ def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
         kind = match.lastgroup if match else None
         if match is None or kind is None or not _may_follow(before, kind):
             line = grammar.count("\n", 0, position) + 1
-            raise GrammarError(f"The grammar cannot be read at line {line}.")
+            raise GrammarInvalid(f"The grammar cannot be read at line {line}.")
         position = match.end()
         if kind == "space":
             # A line break ends a rule, unless it stands in a group or after a bar.
@@ -88,13 +91,13 @@ def _may_follow(before: str, kind: str) -> bool:
 
 def _check_depth(depth: int, kind: str) -> None:
     if depth and kind == "rule":
-        raise GrammarError("The grammar leaves a group open.")
+        raise GrammarInvalid("The grammar leaves a group open.")
     if depth > MAX_NESTING:
-        raise GrammarError(f"The grammar nests groups deeper than {MAX_NESTING}.")
+        raise GrammarInvalid(f"The grammar nests groups deeper than {MAX_NESTING}.")
     if depth < 0:
-        raise GrammarError("The grammar closes a group that it did not open.")
+        raise GrammarInvalid("The grammar closes a group that it did not open.")
 
 
 def _check_escapes(text: str) -> None:
     if "\\" in text and "\\" in _ESCAPE.sub("", text):
-        raise GrammarError("The grammar has an escape that GBNF does not know.")
+        raise GrammarInvalid("The grammar has an escape that GBNF does not know.")
