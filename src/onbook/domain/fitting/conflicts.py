@@ -18,7 +18,9 @@ _TIMES: Final = {
         "night nighttime midnight moon moonlit moonlight starlight starry stars nocturnal"
     ),
     "dawn": word_set("dawn sunrise morning daybreak"),
-    "day": word_set("noon midday daylight daytime sun sunny sunlit sunshine sunwashed afternoon"),
+    "day": word_set(
+        "noon midday daylight daytime sun sunny sunlit sunlight sunshine sunwashed afternoon"
+    ),
     "dusk": word_set("dusk sunset twilight evening afterglow"),
 }
 # Light that people make says that it is dark around it.
@@ -30,7 +32,7 @@ _BAD_WEATHER: Final = word_set(
     "storm stormy lightning thunder thunderstorm rain rainy raining rainstorm downpour drizzle "
     "blizzard snowstorm hail overcast"
 )
-_SUN: Final = word_set("sun sunny sunlit sunshine sunwashed sunbeams midday")
+_SUN: Final = word_set("sun sunny sunlit sunlight sunshine sunwashed sunbeams midday")
 _FRAMINGS: Final = word_set(
     "close-up closeup macro aerial drone overhead top-down topdown panorama panoramic isometric "
     "portrait full-body headshot bird's-eye fisheye low-angle high-angle eye-level"
