@@ -57,6 +57,7 @@ def test_a_file_is_enhanced_and_only_what_failed_is_tried_again(
         "total": 4,
         "skipped": 3,
         "enhanced": 0,
+        "without_model": 0,
         "failed": 1,
     }
     assert [record["line"] for record in records(output)][4:] == [5]
@@ -69,6 +70,13 @@ def test_a_file_is_enhanced_and_only_what_failed_is_tried_again(
         ["a short one", "a ship"],
     )
     assert b"4 done before" in enhance(data_dir, "--file", prompts).stderr
+
+
+def test_what_no_model_wrote_is_counted(data_dir: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "p"
+    prompts.write_text("a kite\na boat\n")
+    done = enhance(data_dir, "--file", prompts, ONBOOK_WORKER_URL="http://127.0.0.1:9")
+    assert b"2 enhanced (2 without a model), 0 failed" in done.stderr
 
 
 def test_a_torn_last_line_is_written_anew(data_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,12 @@ def test_a_fixed_clock_moves_when_told() -> None:
     clock = FixedClock(AT)
     clock.advance(1.5)
     assert (clock.now() - AT).total_seconds() == clock.monotonic() == 1.5
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"format":1,"templates":["x"]}', b"[" * 200_000, b"null", b'{"format":1}']
+)
+def test_a_snapshot_that_is_whole_but_not_ours_is_no_snapshot(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "templates.snapshot.json"
+    path.write_bytes(sha256(body).hexdigest().encode() + b"\n" + body)
+    assert FileTemplateSnapshots(path).load() is None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -44,6 +44,7 @@ class Tally:
     total: int
     skipped: int
     enhanced: int = 0
+    without_model: int = 0
     failed: int = 0
 
 
@@ -114,6 +115,7 @@ def enhance_file(
             "total": tally.total,
             "skipped": tally.skipped,
             "enhanced": tally.enhanced,
+            "without_model": tally.without_model,
             "failed": tally.failed,
         }
         typer.echo(json.dumps(summary))
@@ -141,6 +143,7 @@ async def _run(
                 await asyncio.to_thread(results.append, record)
                 if record["success"]:
                     tally.enhanced += 1
+                    tally.without_model += _is_without_model(record)
                 else:
                     tally.failed += 1
                 report()
@@ -202,8 +205,13 @@ def _stopped(tally: Tally, output: Path, why: str, *, code: int = 1) -> NoReturn
     fail(f"{why} Run the same command again to go on with the rest.", code=code)
 
 
+def _is_without_model(record: Mapping[str, object]) -> bool:
+    return record.get("enhancement_strategy") in ("rules", "passthrough")
+
+
 def _summary(tally: Tally) -> str:
-    return f"{tally.enhanced} enhanced, {tally.failed} failed, {tally.skipped} done before"
+    without = f" ({tally.without_model} without a model)" if tally.without_model else ""
+    return f"{tally.enhanced} enhanced{without}, {tally.failed} failed, {tally.skipped} done before"
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,16 @@ _log = structlog.get_logger(__name__)
 
 _FORMAT: Final = 1
 
+# What reading a whole file of somebody else's making can raise.
+_NOT_OURS = (
+    TemplateInvalid,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)
+
 
 class FileTemplateSnapshots:
     """``ports.TemplateSnapshots`` in one JSON file.
@@ -65,7 +75,7 @@ class FileTemplateSnapshots:
             return None
         try:
             return _parsed(body)
-        except (TemplateInvalid, ValueError, TypeError, KeyError) as error:
+        except _NOT_OURS as error:
             # Whole, but not of this version's making.
             _log.warning("snapshot_not_understood", error=type(error).__name__)
             return None
