@@ -282,8 +282,6 @@ def test_a_worker_that_is_silent_or_away_or_no_worker(
     listening.close()
     away = found(options(data_dir, worker_url=url))["worker"]
     assert (away.status, "cannot be reached" in away.message) == ("failure", True)
-    wrong = found(options(data_dir, worker_url="ftp://x"))["worker"]
-    assert (wrong.status, "not an http" in wrong.message) == ("failure", True)
 
 
 def test_the_command_ends_with_1_and_shows_no_secret(tmp_path: Path) -> None:

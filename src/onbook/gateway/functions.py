@@ -70,8 +70,8 @@ class Function:
         except asyncio.CancelledError:
             stopping = WorkerUnavailable("The service is stopping.")
             status, outcome = stopping.status, stopping.code
+            # Nothing above waits for this task, and the server would print a traceback.
             await send_json(send, status, problem_of(stopping, request_id))
-            raise
         except Exception as error:  # noqa: BLE001 - the last line before the caller
             known = as_onbook_error(error, request_id)
             status, outcome = known.status, known.code
