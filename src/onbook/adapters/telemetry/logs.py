@@ -46,3 +46,14 @@ def configure_logging(level: LogLevel, log_format: LogFormat, stream: TextIO | N
     )
     # Libraries log through the standard library; their debug output is not ours to show.
     logging.basicConfig(level=max(_LEVELS[level], logging.WARNING), stream=out, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep a library's message, but of its exception only the type: the rest may be a prompt."""
+    if record.exc_info:
+        kind = record.exc_info[0]
+        record.msg = f"{record.msg} ({kind.__name__ if kind else 'unknown'})".replace("\n", " ")
+        record.exc_info = record.exc_text = None
+    return True
