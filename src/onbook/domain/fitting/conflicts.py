@@ -6,7 +6,7 @@ what merely adds to it stays.
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from onbook.domain.fitting.additions import Unit
@@ -82,6 +82,15 @@ _STILL_PHRASES: Final = ("no movement", "without movement", "no motion", "still 
 _ING: Final = re.compile(r"^[a-z]{2,}ing$")
 
 
+# Where a word or a phrase of the first two is in the idea, the words of the third are ruled out.
+_RULES: Final[tuple[tuple[frozenset[str], tuple[str, ...], frozenset[str]], ...]] = (
+    (_BAD_WEATHER, (), _SUN),
+    (_FRAMINGS, _FRAMING_PHRASES, _FRAMING_WORDS),
+    (_COLOURLESS, _COLOURLESS_PHRASES, _COLOUR_WORDS),
+    (_MADE, (), _CAMERA_ONLY),
+    (_FLAT, (), _DEPTH),
+    (_BACKGROUNDS, (), _PLACES),
+)
 # A longer part of a sentence is more than a phrase in a list.
 _SHORT_WORDS: Final = 5
 
@@ -95,6 +104,7 @@ def without_conflicts(
     """
     left: list[Unit] = []
     cut: list[tuple[str, str]] = []
+    ruling = _ruling(idea)
     for index, unit in enumerate(units):
         parts = [unit.text] if style == "tags" else unit.text.split(", ")
         kept = list(parts)
@@ -102,8 +112,9 @@ def without_conflicts(
             cut.append(("second_motion", kept.pop(0)))
         # Only a list of short phrases can lose one; any other sentence leans on each of its parts.
         if style == "tags" or all(len(words(part)) <= _SHORT_WORDS for part in parts):
-            cut += [("contradicts", part) for part in kept if contradicts(idea, part)]
-            kept = [part for part in kept if not contradicts(idea, part)]
+            wrong = [part for part in kept if ruling.forbids(part)]
+            cut += [("contradicts", part) for part in wrong]
+            kept = [part for part in kept if part not in wrong]
         if kept:
             left.append(unit if len(kept) == len(parts) else replace(unit, text=", ".join(kept)))
     return tuple(left), cut
@@ -111,23 +122,36 @@ def without_conflicts(
 
 def contradicts(idea: str, addition: str) -> bool:
     """Say whether ``addition`` names another time, weather, framing, medium or colour."""
-    asked, added = frozenset(words(idea)), frozenset(words(addition))
-    spoken = f" {idea.lower()} "
-    return (
-        _another_time(asked, added)
-        or (not asked.isdisjoint(_BAD_WEATHER) and not added.isdisjoint(_SUN))
-        or (
-            (not asked.isdisjoint(_FRAMINGS) or _holds(spoken, _FRAMING_PHRASES))
-            and not added.isdisjoint(_FRAMING_WORDS)
-        )
-        or (
-            (not asked.isdisjoint(_COLOURLESS) or _holds(spoken, _COLOURLESS_PHRASES))
-            and not added.isdisjoint(_COLOUR_WORDS)
-        )
-        or (not asked.isdisjoint(_MADE) and not added.isdisjoint(_CAMERA_ONLY))
-        or (not asked.isdisjoint(_FLAT) and not added.isdisjoint(_DEPTH))
-        or (not asked.isdisjoint(_BACKGROUNDS) and not added.isdisjoint(_PLACES))
-    )
+    return _ruling(idea).forbids(addition)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    """What an idea rules out: words, and times of day other than its own."""
+
+    words: frozenset[str]
+    times: frozenset[str]
+
+    def forbids(self, addition: str) -> bool:
+        added = frozenset(words(addition))
+        if not added.isdisjoint(self.words):
+            return True
+        if not self.times:
+            return False
+        named = [name for name, terms in _TIMES.items() if not added.isdisjoint(terms)]
+        return bool(named) and self.times.isdisjoint(named)
+
+
+def _ruling(idea: str) -> _Ruling:
+    asked, spoken = frozenset(words(idea)), f" {idea.lower()} "
+    out: set[str] = set()
+    for signs, phrases, ruled_out in _RULES:
+        if not asked.isdisjoint(signs) or any(phrase in spoken for phrase in phrases):
+            out |= ruled_out
+    times = {name for name, terms in _TIMES.items() if not asked.isdisjoint(terms)}
+    if not times and not asked.isdisjoint(_AFTER_DARK):
+        times = {"night", "dusk"}
+    return _Ruling(frozenset(out), frozenset(times))
 
 
 def moves_already(idea: str) -> bool:
@@ -144,14 +168,6 @@ def is_motion(addition: str) -> bool:
     """Say whether ``addition`` begins with how the subject moves."""
     found = words(addition)
     return bool(found) and _ING.match(found[0]) is not None
-
-
-def _another_time(asked: frozenset[str], added: frozenset[str]) -> bool:
-    wanted = {name for name, terms in _TIMES.items() if not asked.isdisjoint(terms)}
-    if not wanted and not asked.isdisjoint(_AFTER_DARK):
-        wanted = {"night", "dusk"}
-    got = {name for name, terms in _TIMES.items() if not added.isdisjoint(terms)}
-    return bool(wanted and got) and wanted.isdisjoint(got)
 
 
 def _holds(text: str, phrases: tuple[str, ...]) -> bool:

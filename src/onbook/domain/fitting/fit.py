@@ -195,8 +195,9 @@ def _guard(additions: Additions, idea: str, style: Style) -> tuple[Additions, li
         additions, second = _one_camera(additions, idea, style)
         return additions, [*steps, *second]
     left: list[Unit] = []
+    nobody = not wants_person(idea)
     for unit in additions.units:
-        if _invents_people((unit,), idea):
+        if nobody and names_person(unit.text):
             steps.append(Step("added_people", unit.text))
         elif negates(unit.text):
             steps.append(Step("added_negation", unit.text))
