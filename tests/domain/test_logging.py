@@ -22,7 +22,7 @@ def test_a_librarys_exception_is_logged_by_type_alone(stream: io.StringIO) -> No
     try:
         raise KeyError("secret prompt words")  # noqa: TRY301 - the case itself
     except KeyError:
-        logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
+        logging.getLogger("some.library").exception("Exception in ASGI application\n")
     assert "KeyError" in stream.getvalue()
     assert "secret" not in stream.getvalue()
     assert "Traceback" not in stream.getvalue()
