@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import httpx
-import msgspec
 from starlette.types import ASGIApp
 
 from onbook.adapters.inference.in_process import InProcessWorker
@@ -126,7 +125,3 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 def metadata(response: httpx.Response) -> dict[str, object]:
     assert response.status_code == 200, response.text
     return cast("dict[str, object]", response.json()["enhancement_metadata"])
-
-
-def with_changes(request: InferenceRequest, **changes: object) -> InferenceRequest:
-    return msgspec.structs.replace(request, **changes)

@@ -255,3 +255,29 @@ async def test_a_writer_takes_the_lock_at_the_beginning(url: str) -> None:
         assert (await reader.exec_driver_sql("SELECT 1")).scalar() == 1
         with pytest.raises(StoreUnavailable, match="locked"):
             await SqlTemplateStore(engine).seed(packaged_templates()[:1], at=AT)
+
+
+async def test_seeding_what_is_there_waits_for_nobody(url: str) -> None:
+    async with _engine(url, busy_timeout_s=0.0) as engine:
+        store = SqlTemplateStore(engine)
+        await store.seed(packaged_templates(), at=AT)
+        async with writer(engine).begin():
+            assert await store.seed(packaged_templates(), at=AT) == 0
+
+
+async def test_a_row_whose_grammar_does_not_parse_is_left_out_and_named(
+    engine: AsyncEngine,
+) -> None:
+    store = SqlTemplateStore(engine)
+    await store.seed(packaged_templates(), at=AT)
+    await _sql(
+        engine,
+        "UPDATE prompt_templates SET grammar = 'root ::= \"{{prompt}}\" nosuchrule' "
+        "WHERE template_name = 'enhancement_sdxl_sfw'",
+    )
+    with structlog.testing.capture_logs() as logs:
+        names = {template.template_name for template in await store.active()}
+    assert "enhancement_sdxl_sfw" not in names
+    assert len(names) == len(packaged_templates()) - 1
+    invalid = [event for event in logs if event["event"] == "template_row_invalid"]
+    assert [event["fields"] for event in invalid] == [["grammar"]]

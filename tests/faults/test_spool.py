@@ -398,3 +398,35 @@ async def test_kill_9_during_outages_loses_no_acknowledged_row(
                 await log.record(_row(request_id=line.split()[1].decode()), None)
     assert acknowledged > lines // 2
     await log.close()
+
+
+class _Locked(MemoryEnhancementLog):
+    """A database that makes everyone wait, and then gives up: one that is locked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.give_up = asyncio.Event()
+
+    async def record(self, row: EnhancementRow, texts: EnhancementTexts | None) -> None:
+        self.asked.set()
+        await self.give_up.wait()
+        raise StoreUnavailable("the database is locked")
+
+
+async def test_nobody_waits_for_the_spool_while_the_database_is_locked(path: Path) -> None:
+    locked = _Locked()
+    locked.give_up.set()
+    log = SpooledEnhancementLog(locked, path)
+    await log.record(_row(), None)
+    locked.give_up.clear()
+    locked.asked.clear()
+    draining = asyncio.create_task(log.drain())
+    await locked.asked.wait()
+    # The drain is held up in the database; a new row goes to the spool all the same.
+    async with asyncio.timeout(5):
+        await log.record(_row(), None)
+    assert log.pending == 2
+    locked.give_up.set()
+    assert await draining == 0
+    await log.close()

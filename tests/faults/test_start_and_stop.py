@@ -237,6 +237,17 @@ def test_beyond_loopback_the_embedded_worker_is_closed_to_strangers(tmp_path: Pa
     assert (answer["fallback_level"], answer["integrity"]["status"]) == (0, "verified")
 
 
+def test_the_workers_own_routes_can_be_turned_off(tmp_path: Path) -> None:
+    with served("serve", tmp_path, ONBOOK_EXPOSE_WORKER="false") as server:
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            urllib.request.urlopen(server.url + "/worker/info", timeout=30)  # noqa: S310 - ours
+        assert missing.value.code == 404
+        missing.value.close()
+        answer = enhance(server.url)["enhancement_metadata"]
+    assert isinstance(answer, dict)
+    assert answer["fallback_level"] == 0
+
+
 def test_gateway_and_worker_run_as_processes_of_their_own(tmp_path: Path) -> None:
     with (
         served("worker", tmp_path / "w", ONBOOK_WORKER_KEY="a-worker-key") as worker,

@@ -63,15 +63,6 @@ ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
 )
 
 
-class ProblemError(Exception):
-    """Carries a :class:`Problem` to the edge of a process that has no domain: worker, client."""
-
-    def __init__(self, status: int, problem: Problem) -> None:
-        super().__init__(f"{problem.error_code}: {problem.error}")
-        self.status = status
-        self.problem = problem
-
-
 def place_of(error: Exception) -> str:
     """Return type and place of a bug: a traceback could show what the caller wrote."""
     trace = error.__traceback__

@@ -16,7 +16,7 @@ from onbook.wire.worker_api import (
 )
 from onbook.worker.engines.base import Engine, EngineError
 from onbook.worker.receipts import ReceiptSigner
-from onbook.worker.rendering import ChatMl, RawCompletion
+from onbook.worker.rendering import ChatMl, RawCompletion, Renderer
 
 
 class ContextOverflowError(Exception):
@@ -52,7 +52,7 @@ class Executor:
     ) -> None:
         self._engine = engine
         self._signer = signer
-        self._renderers: dict[Endpoint, ChatMl | RawCompletion] = {
+        self._renderers: dict[Endpoint, Renderer] = {
             "chat": chat,
             "enhance": chat,
             "generate": RawCompletion(engine.text),
