@@ -37,8 +37,9 @@ async def test_a_bug_gets_a_row_and_one_clean_answer(
     assert PROMPT not in plain.text
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_cancelled_request_gets_a_row_and_says_that_the_service_stops(
-    tmp_path: Path,
+    tmp_path: Path, *, stream: bool
 ) -> None:
     entered = asyncio.Event()
 
@@ -55,12 +56,14 @@ async def test_a_cancelled_request_gets_a_row_and_says_that_the_service_stops(
             raise AssertionError
 
     async with running(settings_for(tmp_path), Hanging(broken)) as started:
-        call = asyncio.ensure_future(started.enhance({"prompt": PROMPT}))
+        call = asyncio.ensure_future(started.enhance({"prompt": PROMPT, "stream": stream}))
         await entered.wait()
         call.cancel()
         stopped = await call
         metrics = (await started.http.get("/metrics")).text
-    assert (stopped.status_code, stopped.json()["error_code"]) == (503, "WORKER_UNAVAILABLE")
+    assert stopped.status_code == (200 if stream else 503)
+    assert stopped.text.count("WORKER_UNAVAILABLE") == 1
+    assert ("event: error" in stopped.text) is stream
     assert [row[0] for row in query(tmp_path, ROW)] == ["WORKER_UNAVAILABLE"]
     assert 'outcome="WORKER_UNAVAILABLE"} 1.0' in metrics
     assert 'outcome="ok"' not in metrics

@@ -17,7 +17,7 @@ from onbook.gateway.errors import as_onbook_error, problem_of
 from onbook.wire.asgi import ClientDisconnectedError, read_body, send_json, sent_request_id
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 _log = structlog.get_logger("onbook.gateway")
 
@@ -59,11 +59,18 @@ class Function:
             line["caller_request_id"] = theirs
         token = canonical_fields.set(line)
         status, outcome = 499, "disconnected"
+        begun = False
+
+        async def watched(message: "Message") -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             caller = await authenticate(scope, self.service.keys)
             require(caller, self.scope_needed)
             body = await read_body(scope, receive)
-            await self.handler(Call(caller, body, request_id, send), self.service)
+            await self.handler(Call(caller, body, request_id, watched), self.service)
             status, outcome = 200, "ok"
         except ClientDisconnectedError:
             pass
@@ -71,7 +78,8 @@ class Function:
             stopping = WorkerUnavailable("The service is stopping.")
             status, outcome = stopping.status, stopping.code
             # Nothing above waits for this task, and the server would print a traceback.
-            await send_json(send, status, problem_of(stopping, request_id))
+            if not begun:
+                await send_json(send, status, problem_of(stopping, request_id))
         except Exception as error:  # noqa: BLE001 - the last line before the caller
             known = as_onbook_error(error, request_id)
             status, outcome = known.status, known.code

@@ -1,5 +1,6 @@
 """``POST /functions/v1/enhance-prompt``: the wire's request in, the flow, the wire's answer out."""
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -7,6 +8,7 @@ from onbook.bootstrap import Service
 from onbook.domain.content_mode.decision import ContentDecision
 from onbook.domain.content_mode.policy import ceiling_of, enforce
 from onbook.domain.enhancement import EnhanceCommand, Enhancement
+from onbook.domain.errors import WorkerUnavailable
 from onbook.domain.jobs import normalise_job_type
 from onbook.flows.enhance_prompt import decide_mode, enhance_prompt, prepare
 from onbook.flows.infer_verified import messages_sha256
@@ -201,6 +203,11 @@ async def _stream(command: EnhanceCommand, call: Call, service: Service) -> None
     await send_event(call.send, "meta", {"request_id": call.request_id})
     try:
         enhancement = await enhance_prompt(command, call.caller, call.request_id, service.enhance)
+    except asyncio.CancelledError:
+        # The status is out already, so the stream itself has to say it.
+        stopping = problem_of(WorkerUnavailable("The service is stopping."), call.request_id)
+        await send_event(call.send, "error", stopping, last=True)
+        raise
     except Exception as error:  # noqa: BLE001 - the answer has begun, so this is the last place
         known = as_onbook_error(error, call.request_id)
         await send_event(call.send, "error", problem_of(known, call.request_id), last=True)
