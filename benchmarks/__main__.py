@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.book import BookFigures, measure_book
 from benchmarks.gateway import SCENARIOS, MeasurementInvalid, Outcome, measure
 from benchmarks.process import ServerFailed
 from benchmarks.steps import Step, measure_steps
@@ -23,6 +24,7 @@ class Report(msgspec.Struct, kw_only=True):
     seconds: float
     gateway: list[Outcome]
     steps: list[Step]
+    book: BookFigures | None = None
 
 
 def main() -> int:
@@ -46,6 +48,15 @@ def main() -> int:
     if options.part in ("all", "steps"):
         report.steps = measure_steps(seconds=_STEPS_S)
         console.print(_steps_table(report.steps))
+    if options.part in ("all", "book"):
+        console.print("measuring the book …", style="dim")
+        try:
+            report.book = measure_book(edits=options.edits)
+        except (ServerFailed, TimeoutError, OSError) as error:
+            console.print(f"not valid: {error}", style="red")
+            status = 1
+        else:
+            _print_book(console, report.book)
     if options.json is not None:
         encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
         options.json.write_bytes(encoded + b"\n")
@@ -57,16 +68,22 @@ class _Options(argparse.Namespace):
     only: str
     rounds: int
     seconds: float
+    edits: int
     json: Path | None
 
 
 def _options() -> _Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=("all", "gateway", "steps"))
+    parser.add_argument(
+        "part", nargs="?", default="all", choices=("all", "gateway", "steps", "book")
+    )
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--rounds", type=_number(int, 1, 100), default=3)
     parser.add_argument(
         "--seconds", type=_number(float, 0.2, 60), default=1.5, help="of load on the gateway"
+    )
+    parser.add_argument(
+        "--edits", type=_number(int, 2, 10_000), default=60, help="of a template, per database"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser.parse_args(namespace=_Options())
@@ -131,6 +148,37 @@ def _steps_table(steps: list[Step]) -> Table:
             f"{step.times_baseline:,.1f}",
         )
     return table
+
+
+def _print_book(console: Console, figures: BookFigures) -> None:
+    resolve = Table(title="A cached resolve, by size of the book")
+    for column in ("templates", "best µs", "median µs", "times the smallest"):
+        resolve.add_column(column, justify="right")
+    for item in figures.resolve:
+        resolve.add_row(
+            f"{item.templates:,}",
+            f"{item.best_us:.2f}",
+            f"{item.median_us:.2f}",
+            f"{item.ratio:.2f}",
+        )
+    console.print(resolve)
+    served = Table(title="From the commit of an edit until every gateway serves it")
+    served.add_column("database")
+    for column in ("gateways", "edits", "p50 ms", "p99 ms", "worst ms", "asked every ms"):
+        served.add_column(column, justify="right")
+    for found in figures.propagation:
+        served.add_row(
+            found.database,
+            str(found.gateways),
+            str(found.edits),
+            f"{found.p50_ms:.0f}",
+            f"{found.p99_ms:.0f}",
+            f"{found.worst_ms:.0f}",
+            f"{found.poll_ms:.0f}",
+        )
+    console.print(served)
+    for reason in figures.skipped:
+        console.print(f"not measured: {reason}", style="yellow")
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ async def _bench(service: Service, worker: _Worker) -> _Bench:
         body = workload.enhance_body(prompt, target=workload.TARGET)
         command = replace(command_from(read_enhance_request(body)), seed=_SEED)
         decision = decide_mode(command, caller, service.enhance)
-        prepared = prepare(command, _REQUEST_ID, decision, service.enhance)
+        prepared = await prepare(command, caller, _REQUEST_ID, decision, service.enhance)
         await _infer(prepared, worker)
         if worker.last is None:
             raise RuntimeError("the worker was not asked")

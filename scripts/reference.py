@@ -25,6 +25,7 @@ from onbook.domain.access import SCOPES
 from onbook.domain.jobs import JOB_TYPES, SHORT_FORMS
 from onbook.flows.resolve_template import TemplateBook
 from onbook.gateway.openapi import openapi_document
+from onbook.gateway.template_operations import OPERATIONS
 from onbook.settings import Settings
 from onbook.wire.problem import ERROR_CODES
 from onbook.worker.metrics import WorkerMetrics
@@ -233,9 +234,10 @@ def _http() -> Iterator[str]:
     yield ""
     yield from _table(("Scope", "Allows"), [(f"`{name}`", text) for name, text in SCOPES.items()])
     yield ""
-    yield "This version asks for `enhance`, `nsfw`, `templates:read` and `logs:read`; `admin` holds"
-    yield "them all. The others are for functions to come."
+    yield "This version asks for `enhance`, `nsfw`, the three of `templates` and `logs:read`;"
+    yield "`admin` holds them all. The others are for functions to come."
     yield ""
+    yield from _book(paths)
     yield "## Job types"
     yield ""
     jobs = [
@@ -267,6 +269,30 @@ def _http() -> Iterator[str]:
         else:
             yield from _table(("Field", "Type", "Meaning"), [(a, b, d) for a, b, _, d in table])
         yield ""
+
+
+def _book(paths: Mapping[str, Mapping[str, Json]]) -> Iterator[str]:
+    yield "## The book"
+    yield ""
+    rows = []
+    for operation in OPERATIONS:
+        call = paths[operation.path][operation.method.lower()]
+        parameters = cast("Sequence[Json]", call["parameters"])
+        query = [f"`{item['name']}`" for item in parameters if item["in"] == "query"]
+        rows.append(
+            (f"`{operation.method} {operation.path}`", f"`{operation.scope}`", ", ".join(query))
+        )
+    yield from _table(("Route", "Scope", "Parameters"), rows)
+    yield ""
+    yield "Names in paths are percent-encoded. Every change takes a `reason` and records it with"
+    yield "its author, `key:<name of the key> (<start of its id>)`; to delete a draft, it is in the"
+    yield "body or in the query. Lists are paged: the `next_…` of an answer is the parameter for"
+    yield "the next page, null on the last one. `target=` with nothing behind it asks for"
+    yield "universal templates. A diff goes from what `to` was made from to the newest version,"
+    yield "unless `from` and `to` say otherwise. `format=toml` answers a version as its file. An"
+    yield "import checks all templates of the text before it drafts the first. These routes send no"
+    yield "CORS headers. How a change travels is in [The book](../explanation/the-book.md)."
+    yield ""
 
 
 def _statuses(call: Json) -> str:

@@ -18,4 +18,4 @@ $bin/ruff format --check .
 step "mypy"
 $bin/mypy
 step "pytest"
-$bin/python -m pytest "$@"
+$bin/python -m pytest -n 2 --dist loadfile "$@"

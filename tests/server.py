@@ -1,5 +1,6 @@
 """A real server in a process of its own, as a user starts it."""
 
+import json
 import os
 import re
 import signal
@@ -7,15 +8,19 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 ADMIN_KEY = "test-admin-key-0123456789"
+PEPPER = "the-same-pepper-for-every-replica"
 ONBOOK = Path(sys.executable).parent / "onbook"
 READY_S = 60
+FUNCTION = "/functions/v1/enhance-prompt"
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ def environment(**options: str | None) -> dict[str, str]:
         "ONBOOK_WORKER_ENGINE": "echo",
         "ONBOOK_BOOTSTRAP_KEY": ADMIN_KEY,
         "PYTHONUNBUFFERED": "1",
+        "ONBOOK_DATABASE_RETRY_S": "0.25",
         **options,
     }
     return kept | {name: value for name, value in set_here.items() if value is not None}
@@ -70,10 +76,14 @@ def start(
     command: str,
     data_dir: Path,
     *arguments: str,
+    database_url: str | None = None,
+    through: Sequence[str] = (),
     **options: str | None,
 ) -> Server:
+    """Start a command; ``through`` is a program that starts it in turn."""
+    options = {"ONBOOK_DATABASE_URL": database_url, **options}
     process = subprocess.Popen(
-        [ONBOOK, command, "--port", "0", "--data-dir", str(data_dir), *arguments],
+        [*through, ONBOOK, command, "--port", "0", "--data-dir", str(data_dir), *arguments],
         env=environment(**options),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,11 +101,19 @@ def served(
     command: str,
     data_dir: Path,
     *arguments: str,
+    database_url: str | None = None,
     **options: str | None,
 ) -> Iterator[Server]:
-    server = start(command, data_dir, *arguments, **options)
-    try:
+    started = start(command, data_dir, *arguments, database_url=database_url, through=(), **options)
+    with killed(started) as server:
         server.wait_ready()
+        yield server
+
+
+@contextmanager
+def killed(server: Server) -> Iterator[Server]:
+    """Give ``server``; whatever happens, it does not outlive the block."""
+    try:
         yield server
     finally:
         server.stop(signal.SIGKILL)
@@ -104,9 +122,65 @@ def served(
         server.process.stdout.close()
 
 
+@contextmanager
+def replicas(place: Path, url: str) -> Iterator[list[Server]]:
+    """Start two gateways at the same time on one empty database."""
+    servers = [
+        start("serve", place / name, database_url=url, ONBOOK_KEY_PEPPER=PEPPER)
+        for name in ("one", "two")
+    ]
+    with killed(servers[0]), killed(servers[1]):
+        for server in servers:
+            server.wait_ready()
+        yield servers
+
+
 def query(data_dir: Path, sql: str) -> list[tuple[object, ...]]:
     """Run one statement on the service's database, beside the service, and commit it."""
     with closing(sqlite3.connect(data_dir / "onbook.db")) as connection:
         found = connection.execute(sql).fetchall()
         connection.commit()
     return found
+
+
+def ended(data_dir: Path, *arguments: str, **options: str) -> tuple[int, str, list[str]]:
+    """Run a start that must fail; return its code, its last sentence, and all lines of errors."""
+    done = subprocess.run(
+        [ONBOOK, "serve", "--data-dir", str(data_dir), *arguments],
+        env=environment(**options),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = done.stderr.strip().splitlines()
+    return done.returncode, lines[-1] if lines else "", lines
+
+
+def enhance(url: str, key: str = ADMIN_KEY, **fields: object) -> dict[str, Any]:
+    """Call ``enhance-prompt``; return what it answers with 200."""
+    body = {"prompt": "a boat at sea", **fields}
+    request = urllib.request.Request(  # noqa: S310 - our own server on loopback
+        url + FUNCTION,
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
+        answer: dict[str, Any] = json.loads(response.read())
+    return answer
+
+
+def ready(url: str) -> dict[str, Any]:
+    """Return what ``/readyz`` says with 200."""
+    with urllib.request.urlopen(url + "/readyz", timeout=30) as response:  # noqa: S310 - ours
+        answer: dict[str, Any] = json.loads(response.read())
+    return answer
+
+
+def eventually(check: Callable[[], object], what: str, within_s: float = READY_S) -> None:
+    """Wait until ``check`` is true; fail, naming ``what``, if it is not in time."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not check():
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
+        pause.wait(0.02)

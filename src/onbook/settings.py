@@ -35,11 +35,12 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Directory of the database, the keys, the snapshot and the spool.",
+        description="Directory of the database, the secrets, the snapshots and the spool.",
     )
     database_url: str | None = Field(
         None,
-        description="SQLAlchemy URL of the database; by default `onbook.db` in the data directory.",
+        description="URL of the database: `postgresql://user:password@host:port/name`, or "
+        "`sqlite+aiosqlite:///<path>`. By default `onbook.db` in the data directory.",
     )
     bootstrap_key: SecretStr | None = Field(
         None,
@@ -115,8 +116,18 @@ class Settings(BaseSettings):
         le=100_000,
         description="Requests that may wait for a slot of the worker; further ones get 503.",
     )
+    database_retry_s: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="Seconds between two tries to prepare a database that was away at the start.",
+    )
     template_poll_s: float = Field(
-        0.25, gt=0, le=60, description="Seconds between two looks for changed templates."
+        1.0,
+        gt=0,
+        le=60,
+        description="Seconds after which changed templates are served at the latest. The database "
+        "tells of a change at once; this bounds how long a missed notice takes to heal.",
     )
     shutdown_grace_s: float = Field(
         40.0,

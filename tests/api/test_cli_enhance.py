@@ -53,6 +53,35 @@ def test_options_reach_the_request(data_dir: Path) -> None:
     assert named.enhancement_metadata.template_name == meta.template_name
 
 
+def test_variables_fill_in_the_template(data_dir: Path) -> None:
+    sql = (
+        "INSERT INTO prompt_templates (template_name, model_type, use_case, content_mode, target,"
+        " system_prompt, token_limit, token_unit, variables) VALUES ('with_variables', 'mine',"
+        " 'enhancement', 'sfw', 'sdxl', 'In {{mood}}, {{n}} times.', 75, 'clip',"
+        ' \'[{"name": "mood", "required": true}, {"name": "n", "type": "integer"}]\')'
+    )
+    enhance(data_dir, PROMPT)
+    query(data_dir, sql)
+    named = ("--template", "with_variables", "--template-version", "1", "--json")
+    done = answer(enhance(data_dir, PROMPT, *named, "--var", "mood=a=b", "--var", "n:=3"))
+    (sent,) = query(
+        data_dir,
+        f"SELECT messages FROM enhancement_texts WHERE request_id = '{done.request_id}'",  # noqa: S608 - our own id
+    )
+    assert "In a=b, 3 times." in str(sent[0])
+    missing = enhance(data_dir, PROMPT, *named, code=1)
+    assert b"variables.mood" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    "given", [["mood"], ["=x"], ["n:=text"], ["n:=[1]"], ["n:="], ["a=1", "a=2"]]
+)
+def test_a_variable_that_is_none_is_explained(data_dir: Path, given: list[str]) -> None:
+    options = [part for item in given for part in ("--var", item)]
+    done = enhance(data_dir, PROMPT, *options, code=2)
+    assert done.stderr.startswith(b"onbook: --var ")
+
+
 def test_a_person_reads_the_prompt_first_and_in_full(data_dir: Path) -> None:
     prompt = "a [bold] red kite, " + "a wide dune of pale sand, " * 3 + "(mist:1.2)"
     done = enhance(data_dir, prompt, "--target", "sdxl", COLUMNS="40")

@@ -1,5 +1,8 @@
+import threading
+from dataclasses import replace
 from pathlib import Path
 
+from onbook.domain.content_mode.decision import ContentModeDetector, Detection, DetectorIdentity
 from server import query
 from support import Running, running, settings_for
 
@@ -76,3 +79,28 @@ async def test_a_key_without_nsfw_keeps_a_nsfw_deployment_sfw(tmp_path: Path) ->
     assert (response.status_code, dry.status_code) == (403, 403)
     assert response.json()["error_code"] == "CONTENT_MODE_NOT_ALLOWED"
     assert dry.json()["error_code"] == "FORBIDDEN"
+
+
+class NotingDetector:
+    """Judges as ``inner`` does and notes whether that was in the loop's thread."""
+
+    def __init__(self, inner: ContentModeDetector) -> None:
+        self._inner = inner
+        self.in_loop: list[bool] = []
+
+    @property
+    def identity(self) -> DetectorIdentity:
+        return self._inner.identity
+
+    def detect(self, text: str) -> Detection:
+        self.in_loop.append(threading.current_thread() is threading.main_thread())
+        return self._inner.detect(text)
+
+
+async def test_long_texts_of_a_dry_run_are_judged_beside_the_loop(gateway: Running) -> None:
+    services = gateway.service.enhance
+    detector = NotingDetector(services.detector)
+    gateway.service.enhance = replace(services, detector=detector)
+    response = await gateway.enhance({"prompt": "a boat " * 1000, "dry_run": True})
+    assert response.status_code == 200
+    assert detector.in_loop == [False]

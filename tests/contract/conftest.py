@@ -7,12 +7,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import RowMapping, Table, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onbook.adapters.database.access_key_store import SqlAccessKeyStore
 from onbook.adapters.database.engine import create_engine
-from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
+from onbook.adapters.database.enhancement_log import SqliteEnhancementLog, enhancement_log
 from onbook.adapters.database.schema import migrate
 from onbook.adapters.database.sqlite_file import sqlite_url
 from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
@@ -130,10 +130,17 @@ def make_template() -> TemplateMaker:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_file(tmp_path: Path) -> str:
+    """The URL of an empty book in a SQLite file."""
     url = sqlite_url(tmp_path / "onbook.db")
     migrate(url)
     return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty book, on each database in turn."""
+    return _url(request, request.param)
 
 
 @pytest.fixture
@@ -143,56 +150,79 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def template_store(request: pytest.FixtureRequest, engine: AsyncEngine) -> TemplateStore:
-    if request.param == "memory":
-        return MemoryTemplateStore()
-    return SqlTemplateStore(engine)
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def access_key_store(request: pytest.FixtureRequest, engine: AsyncEngine) -> AccessKeyStore:
-    if request.param == "memory":
-        return MemoryAccessKeyStore()
-    return SqlAccessKeyStore(engine)
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, store_kind: str) -> str | None:
+    """The URL of an empty book; None for the adapter in memory."""
+    return None if store_kind == "memory" else _url(request, store_kind)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def log(request: pytest.FixtureRequest, url: str) -> AsyncIterator[EnhancementLog]:
-    memory = request.param == "memory"
-    log: EnhancementLog = MemoryEnhancementLog() if memory else SqliteEnhancementLog(url)
+@pytest.fixture
+async def store_engine(store_url: str | None) -> AsyncIterator[AsyncEngine | None]:
+    if store_url is None:
+        yield None
+        return
+    engine = create_engine(store_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def template_store(store_engine: AsyncEngine | None) -> TemplateStore:
+    return MemoryTemplateStore() if store_engine is None else SqlTemplateStore(store_engine)
+
+
+@pytest.fixture
+def access_key_store(store_engine: AsyncEngine | None) -> AccessKeyStore:
+    return MemoryAccessKeyStore() if store_engine is None else SqlAccessKeyStore(store_engine)
+
+
+@pytest.fixture
+async def log(store_url: str | None) -> AsyncIterator[EnhancementLog]:
+    log = MemoryEnhancementLog() if store_url is None else enhancement_log(store_url)
     yield log
     await log.close()
 
 
 @pytest.fixture
-async def sqlite_log(url: str) -> AsyncIterator[SqliteEnhancementLog]:
-    log = SqliteEnhancementLog(url)
-    yield log
-    await log.close()
+def recorded(store_engine: AsyncEngine | None) -> "Recorded":
+    return Recorded(store_engine)
 
 
 @pytest.fixture
-def recorded(engine: AsyncEngine) -> "Recorded":
-    return Recorded(engine)
+async def sqlite_log(sqlite_file: str) -> AsyncIterator[SqliteEnhancementLog]:
+    log = SqliteEnhancementLog(sqlite_file)
+    yield log
+    await log.close()
 
 
 class Recorded:
     """Reads a log's rows and texts back, beside the log itself."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine | None) -> None:
         self._engine = engine
 
     async def rows(self, log: EnhancementLog) -> Sequence[EnhancementRow]:
         if isinstance(log, MemoryEnhancementLog):
             return log.rows
-        async with self._engine.connect() as connection:
-            found = await connection.execute(select(enhancement_logs))
-            return [EnhancementRow(**row) for row in found.mappings()]
+        return [EnhancementRow(**row) for row in await self._all(enhancement_logs)]
 
     async def texts(self, log: EnhancementLog) -> dict[str, EnhancementTexts]:
         if isinstance(log, MemoryEnhancementLog):
             return log.texts
+        return {
+            row["request_id"]: EnhancementTexts(**row) for row in await self._all(enhancement_texts)
+        }
+
+    async def _all(self, table: Table) -> Sequence[RowMapping]:
+        assert self._engine is not None
         async with self._engine.connect() as connection:
-            found = await connection.execute(select(enhancement_texts))
-            return {row["request_id"]: EnhancementTexts(**row) for row in found.mappings()}
+            return (await connection.execute(select(table))).mappings().all()
+
+
+def _url(request: pytest.FixtureRequest, kind: str) -> str:
+    return str(request.getfixturevalue("sqlite_file" if kind == "sqlite" else "postgres_url"))

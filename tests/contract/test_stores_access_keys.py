@@ -1,3 +1,4 @@
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -5,7 +6,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onbook.adapters.database.access_key_store import SqlAccessKeyStore
-from onbook.adapters.database.engine import writer
+from onbook.adapters.database.engine import create_engine, writer
+from onbook.adapters.database.postgres_connection import connect
 from onbook.ports.stores import AccessKey, AccessKeyStore, StoreUnavailable
 
 AT = datetime(2026, 11, 22, 10, 0, 0, 5, tzinfo=UTC)
@@ -64,6 +66,43 @@ async def test_use_is_noted_and_never_goes_back(access_key_store: AccessKeyStore
     assert [key.last_used_at for key in await access_key_store.all()] == [AT, None]
     await access_key_store.touch(["key-1"], at=AT + timedelta(hours=1))
     assert (await access_key_store.all())[0].last_used_at == AT + timedelta(hours=1)
+
+
+async def test_noting_use_and_revoking_at_once(access_key_store: AccessKeyStore) -> None:
+    keys = [f"key-{number}" for number in range(1, 9)]
+    for number in range(1, 9):
+        await access_key_store.add(_key(number))
+    times = [AT + timedelta(seconds=number) for number in range(8)]
+    await asyncio.gather(
+        *(access_key_store.touch(keys, at=at) for at in times),
+        *(access_key_store.touch(keys[::-1], at=at) for at in reversed(times)),
+        *(access_key_store.revoke(key, at=AT) for key in keys),
+    )
+    found = await access_key_store.all()
+    assert {key.last_used_at for key in found} == {times[-1]}
+    assert {key.revoked_at for key in found} == {AT}
+
+
+async def test_noting_use_takes_its_locks_in_one_order(postgres_url: str) -> None:
+    engine = create_engine(postgres_url)
+    store = SqlAccessKeyStore(engine)
+    # On disk in the other order, in which a plain update would lock them.
+    for number in (2, 1):
+        await store.add(_key(number))
+    other = await connect(postgres_url)
+    await other.execute("BEGIN; SELECT FROM access_keys WHERE key_id = 'key-1' FOR UPDATE")
+    noting = asyncio.create_task(store.touch(["key-1", "key-2"], at=AT))
+    while not await other.fetch(
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname ="
+        " current_database()"
+    ):
+        assert not noting.done()
+    # It waits for the first and holds nothing, so whoever has the first may go on to the second.
+    await other.execute("SELECT FROM access_keys WHERE key_id = 'key-2' FOR UPDATE NOWAIT; COMMIT")
+    await other.close()
+    await noting
+    assert [key.last_used_at for key in await store.all()] == [AT, AT]
+    await engine.dispose()
 
 
 async def test_damaged_scopes_allow_nothing(engine: AsyncEngine) -> None:

@@ -1,12 +1,15 @@
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
+from onbook.adapters.database.enhancement_log import enhancement_log
+from onbook.adapters.database.errors import DatabaseUnusable
+from onbook.adapters.database.postgres_log import NUL_PICTURE
 from onbook.adapters.errors import AlreadyRecorded, RowRefused
 from onbook.ports.stores import EnhancementLog, EnhancementRow, EnhancementTexts, StoreUnavailable
 
@@ -14,12 +17,19 @@ MakeRow = Callable[..., EnhancementRow]
 MakeTexts = Callable[..., EnhancementTexts]
 Recorded = Any
 
+in_databases = pytest.mark.parametrize("store_kind", ["sqlite", "postgres"])
+
+
+def _kept(text: str, store_kind: str) -> str:
+    """Return what the log keeps of ``text``: Postgres stores no U+0000 in a text."""
+    return text.replace("\x00", NUL_PICTURE) if store_kind == "postgres" else text
+
 
 async def test_a_row_and_its_texts_come_back_as_they_were(
     log: EnhancementLog, recorded: Recorded, make_row: MakeRow, make_texts: MakeTexts
 ) -> None:
     row = make_row(seed=2**31 - 1, cache_hit=False, token_count=None)
-    texts = make_texts(row, original="👩‍🚀 汉字 \x00 é", enhanced="x" * 1_000_000)
+    texts = make_texts(row, original="👩‍🚀 汉字 é", enhanced="x" * 1_000_000)
     bare = make_row(template_name=None, cache_hit=None)
     await log.record(row, texts)
     await log.record(bare, None)
@@ -67,11 +77,12 @@ async def test_a_closed_log_takes_nothing(log: EnhancementLog, make_row: MakeRow
     await log.close()
 
 
+@in_databases
 @pytest.mark.parametrize(
     "bad", [{"seed": 2**63}, {"caller": "\ud800"}, {"caller": None}, {"receipt": object()}]
 )
 async def test_a_row_that_cannot_be_stored_fails_alone(
-    sqlite_log: SqliteEnhancementLog,
+    log: EnhancementLog,
     recorded: Recorded,
     make_row: MakeRow,
     bad: dict[str, object],
@@ -79,7 +90,7 @@ async def test_a_row_that_cannot_be_stored_fails_alone(
     rows = [make_row() for _ in range(5)]
     rows[2] = make_row(**bad)
     outcomes = await asyncio.gather(
-        *(sqlite_log.record(row, None) for row in rows), return_exceptions=True
+        *(log.record(row, None) for row in rows), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [
         type(None),
@@ -88,18 +99,19 @@ async def test_a_row_that_cannot_be_stored_fails_alone(
         type(None),
         type(None),
     ]
-    assert list(await recorded.rows(sqlite_log)) == rows[:2] + rows[3:]
+    assert list(await recorded.rows(log)) == rows[:2] + rows[3:]
 
 
+@in_databases
 async def test_texts_that_are_there_already_do_not_pass_for_the_row(
-    sqlite_log: SqliteEnhancementLog, recorded: Recorded, make_row: MakeRow, make_texts: MakeTexts
+    log: EnhancementLog, recorded: Recorded, make_row: MakeRow, make_texts: MakeTexts
 ) -> None:
     first, second = make_row(), make_row()
-    await sqlite_log.record(first, make_texts(second))
+    await log.record(first, make_texts(second))
     with pytest.raises(RowRefused) as caught:
-        await sqlite_log.record(second, make_texts(second))
+        await log.record(second, make_texts(second))
     assert not isinstance(caught.value, AlreadyRecorded)
-    assert list(await recorded.rows(sqlite_log)) == [first]
+    assert list(await recorded.rows(log)) == [first]
 
 
 async def test_a_caller_that_gives_up_harms_nobody(
@@ -116,10 +128,10 @@ async def test_a_caller_that_gives_up_harms_nobody(
     assert kept >= {row.request_id for row in rows[1::2]}
 
 
+@in_databases
 async def test_close_waits_for_what_is_under_way(
-    url: str, recorded: Recorded, make_row: MakeRow
+    log: EnhancementLog, recorded: Recorded, make_row: MakeRow
 ) -> None:
-    log = SqliteEnhancementLog(url)
     tasks = [asyncio.create_task(log.record(make_row(), None)) for _ in range(600)]
     await asyncio.sleep(0)
     await log.close()
@@ -127,6 +139,40 @@ async def test_close_waits_for_what_is_under_way(
     assert len(await recorded.rows(log)) == 600
 
 
+async def test_a_nul_character_costs_no_row(
+    log: EnhancementLog,
+    store_kind: str,
+    recorded: Recorded,
+    make_row: MakeRow,
+    make_texts: MakeTexts,
+) -> None:
+    row = make_row(worker_id="w\x00", request_id="r\x00")
+    texts = make_texts(row, raw_output="\x00 a\x00", enhanced=None)
+    await log.record(row, texts)
+    with pytest.raises(AlreadyRecorded):
+        await log.record(row, texts)
+    (found,) = await recorded.rows(log)
+    assert found.worker_id == _kept("w\x00", store_kind)
+    (kept,) = (await recorded.texts(log)).values()
+    assert kept.raw_output == _kept("\x00 a\x00", store_kind)
+    assert kept.request_id == found.request_id
+
+
+@in_databases
+async def test_a_cancelled_callers_row_is_committed_all_the_same(
+    log: EnhancementLog, recorded: Recorded, make_row: MakeRow
+) -> None:
+    rows = [make_row() for _ in range(10)]
+    tasks = [asyncio.create_task(log.record(row, None)) for row in rows]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await log.close()
+    assert list(await recorded.rows(log)) == rows
+
+
+@in_databases
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"])),
@@ -135,7 +181,8 @@ async def test_close_waits_for_what_is_under_way(
     flag=st.none() | st.booleans(),
 )
 async def test_any_value_comes_back(
-    sqlite_log: SqliteEnhancementLog,
+    log: EnhancementLog,
+    store_kind: str,
     recorded: Recorded,
     make_row: MakeRow,
     make_texts: MakeTexts,
@@ -147,6 +194,14 @@ async def test_any_value_comes_back(
     row = make_row(
         caller=text, decision=text, seed=number, execution_time_ms=fraction, cache_hit=flag
     )
-    await sqlite_log.record(row, make_texts(row, original=text))
-    assert row in await recorded.rows(sqlite_log)
-    assert (await recorded.texts(sqlite_log))[row.request_id].original == text
+    await log.record(row, make_texts(row, original=text))
+    kept = _kept(text, store_kind)
+    assert replace(row, caller=kept, decision=kept) in await recorded.rows(log)
+    assert (await recorded.texts(log))[row.request_id].original == kept
+
+
+def test_a_url_that_is_not_right_is_refused_at_once() -> None:
+    for url in ("mysql://secret@host/name", "postgresql://u:secret@host:port/name"):
+        with pytest.raises(DatabaseUnusable) as caught:
+            enhancement_log(url)
+        assert "secret" not in str(caught.value)

@@ -89,9 +89,9 @@ def _request_ids(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("lines", [1, 400])
-def test_kill_9_loses_no_acknowledged_row(url: str, lines: int) -> None:
+def test_kill_9_loses_no_acknowledged_row(sqlite_file: str, lines: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _WRITE_FOR_EVER, url], stdout=subprocess.PIPE
+        [sys.executable, "-c", _WRITE_FOR_EVER, sqlite_file], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         acknowledged = [process.stdout.readline() for _ in range(lines)]
@@ -99,23 +99,23 @@ def test_kill_9_loses_no_acknowledged_row(url: str, lines: int) -> None:
         acknowledged += process.stdout.readlines()
     told = {line.decode().strip() for line in acknowledged if line.endswith(b"\n")}
     assert len(told) >= lines
-    assert told <= set(_request_ids(url))
+    assert told <= set(_request_ids(sqlite_file))
 
 
-def test_a_full_disk_refuses_rows_and_recovers(url: str) -> None:
+def test_a_full_disk_refuses_rows_and_recovers(sqlite_file: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _FILL, url], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _FILL, sqlite_file], capture_output=True, text=True, check=True
     )
     failed, message = done.stdout.strip().splitlines()[-1].split("|")
     assert 0 < int(failed) < 40
     assert "disk" in message
-    assert sorted(_request_ids(url)) == sorted(["before", *(f"r{n}" for n in range(40))])
+    assert sorted(_request_ids(sqlite_file)) == sorted(["before", *(f"r{n}" for n in range(40))])
 
 
 async def test_a_file_that_moves_away_and_back(
-    url: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
+    sqlite_file: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
 ) -> None:
-    path = sqlite_path(url)
+    path = sqlite_path(sqlite_file)
     rows = [make_row() for _ in range(4)]
     await sqlite_log.record(rows[0], None)
     path.rename(path.with_name("away.db"))
@@ -125,24 +125,24 @@ async def test_a_file_that_moves_away_and_back(
     assert not path.exists()
     path.with_name("away.db").rename(path)
     await sqlite_log.record(rows[3], None)
-    assert _request_ids(url) == [rows[0].request_id, rows[3].request_id]
+    assert _request_ids(sqlite_file) == [rows[0].request_id, rows[3].request_id]
 
 
 async def test_a_file_that_is_replaced_gets_the_next_row(
-    url: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
+    sqlite_file: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
 ) -> None:
     await sqlite_log.record(make_row(), None)
-    path = sqlite_path(url)
+    path = sqlite_path(sqlite_file)
     for file in path.parent.glob(path.name + "*"):
         file.unlink()
-    migrate(url)
+    migrate(sqlite_file)
     row = make_row()
     await sqlite_log.record(row, None)
-    assert _request_ids(url) == [row.request_id]
+    assert _request_ids(sqlite_file) == [row.request_id]
 
 
 async def test_a_commit_into_a_file_that_vanished_meanwhile_is_not_believed(
-    url: str,
+    sqlite_file: str,
     sqlite_log: SqliteEnhancementLog,
     make_row: MakeRow,
     monkeypatch: pytest.MonkeyPatch,
@@ -153,7 +153,7 @@ async def test_a_commit_into_a_file_that_vanished_meanwhile_is_not_believed(
 
     def vanish() -> sqlite3.Connection:
         connection = opened()
-        sqlite_path(url).unlink()
+        sqlite_path(sqlite_file).unlink()
         return connection
 
     monkeypatch.setattr(writer, "_opened", vanish)
@@ -161,16 +161,18 @@ async def test_a_commit_into_a_file_that_vanished_meanwhile_is_not_believed(
         await sqlite_log.record(make_row(), None)
 
 
-async def test_a_lock_held_elsewhere_refuses_and_then_recovers(url: str, make_row: MakeRow) -> None:
-    log = SqliteEnhancementLog(url, busy_timeout_s=0.01)
+async def test_a_lock_held_elsewhere_refuses_and_then_recovers(
+    sqlite_file: str, make_row: MakeRow
+) -> None:
+    log = SqliteEnhancementLog(sqlite_file, busy_timeout_s=0.01)
     row = make_row()
-    with closing(sqlite3.connect(sqlite_path(url), isolation_level=None)) as other:
+    with closing(sqlite3.connect(sqlite_path(sqlite_file), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
             await log.record(row, None)
     await log.record(row, None)
     await log.close()
-    assert _request_ids(url) == [row.request_id]
+    assert _request_ids(sqlite_file) == [row.request_id]
 
 
 async def test_a_database_without_tables_is_named(tmp_path: Path, make_row: MakeRow) -> None:
@@ -184,11 +186,11 @@ async def test_a_database_without_tables_is_named(tmp_path: Path, make_row: Make
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_bug_in_the_writer_fails_its_group_and_no_more(
-    url: str,
+    sqlite_file: str,
     make_row: MakeRow,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log = SqliteEnhancementLog(url)
+    log = SqliteEnhancementLog(sqlite_file)
 
     def broken(_group: object) -> None:
         raise SystemExit
@@ -200,7 +202,7 @@ async def test_a_bug_in_the_writer_fails_its_group_and_no_more(
     row = make_row()
     await log.record(row, None)
     await log.close()
-    assert _request_ids(url) == [row.request_id]
+    assert _request_ids(sqlite_file) == [row.request_id]
 
 
 async def test_the_log_needs_no_file_until_the_first_row(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ FIELDS: list[tuple[str, str, str, object, object]] = [
     ("target", "target", "target", "wan", ""),
     ("template_name", "template_name", "templateName", "t", ""),
     ("template_version", "template_version", "templateVersion", 3, 0),
+    ("variables", "variables", "variables", {"style": "noir", "count": 2}, "secret"),
     ("seed", "seed", "seed", 0, -1),
     ("regeneration", "regeneration", "regeneration", True, "secret"),
     ("selected_presets", "selectedPresets", "selected_presets", ["p"], "secret"),

@@ -1,18 +1,21 @@
-"""The exact router: paths, methods and the application's life."""
+"""The routers: paths, their parameters, methods and the application's life."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
 import uvicorn
-from starlette.types import Message, Receive, Scope, Send
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
 from onbook.wire.asgi import send_json
-from onbook.wire.routing import ExactRouter, Lifespan
+from onbook.wire.routing import ExactRouter, Lifespan, PathRouter
 
 
 async def _hello(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -25,7 +28,11 @@ ROUTER = ExactRouter(
 
 
 async def _ask(method: str, path: str, **headers: str) -> httpx.Response:
-    transport = httpx.ASGITransport(app=ROUTER)
+    return await _ask_of(ROUTER, method, path, **headers)
+
+
+async def _ask_of(router: ExactRouter, method: str, path: str, **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app=router)
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as http:
         return await http.request(method, path, headers=headers)
 
@@ -82,6 +89,119 @@ async def test_options_is_answered_with_the_methods() -> None:
     assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
     assert answer.content == b""
     assert (await _ask("OPTIONS", "/c")).status_code == 404
+
+
+def _named(name: str) -> ASGIApp:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_json(send, 200, {"app": name, "parameters": scope.get("path_params")})
+
+    return app
+
+
+BOOKS = PathRouter(
+    {
+        "/books": {"GET": _named("list")},
+        "/books/import": {"POST": _named("import")},
+        "/books/{name}": {"GET": _named("show")},
+        "/books/{name}/pages": {"GET": _named("pages")},
+        "/books/{name}/pages/{page}": {"GET": _named("page"), "DELETE": _named("tear out")},
+        "/books/{name}/split/promote": {"POST": _named("promote")},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "app", "parameters"),
+    [
+        ("GET", "/books", "list", None),
+        ("HEAD", "/books", "list", None),
+        ("POST", "/books/import", "import", None),
+        # What is spelt out for one method hides nothing of another.
+        ("GET", "/books/import", "show", {"name": "import"}),
+        ("GET", "/books/ulysses", "show", {"name": "ulysses"}),
+        ("GET", "/books/caf%C3%A9%20%E2%98%95", "show", {"name": "café ☕"}),
+        ("GET", "/books/a%2Fb", "show", {"name": "a/b"}),
+        ("GET", "/books/a%2Fpages/pages", "pages", {"name": "a/pages"}),
+        ("GET", "/books/50%25", "show", {"name": "50%"}),
+        ("GET", "/books/a%252Fb", "show", {"name": "a%2Fb"}),
+        ("GET", "/books/a+b", "show", {"name": "a+b"}),
+        ("GET", "/books/%ff", "show", {"name": "\ufffd"}),
+        ("GET", "/books/{name}", "show", {"name": "{name}"}),
+        ("GET", "/books/pages/pages", "pages", {"name": "pages"}),
+        ("GET", "/books/x/pages/7", "page", {"name": "x", "page": "7"}),
+        ("DELETE", "/books/x/pages/7", "tear out", {"name": "x", "page": "7"}),
+        ("POST", "/books/x/split/promote", "promote", {"name": "x"}),
+    ],
+)
+async def test_a_pattern_takes_whole_decoded_segments(
+    method: str, path: str, app: str, parameters: dict[str, str] | None
+) -> None:
+    answer = await _ask_of(BOOKS, method, path)
+    assert answer.status_code == 200
+    if method != "HEAD":
+        assert answer.json() == {"app": app, "parameters": parameters}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/books/",
+        "/books//pages",
+        "/books/x/",
+        "/books/x/pages/",
+        "/books/x/pages/7/lines",
+        "/books/x/chapters",
+        "/books/x/split/abort",
+        "/Books/x",
+        "/books%2Fx",
+        "x/books/y",
+    ],
+)
+async def test_a_path_that_fits_no_pattern_is_404(path: str) -> None:
+    answer = await _ask_of(BOOKS, "GET", path)
+    assert (answer.status_code, answer.json()["error_code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("POST", "/books/x", "GET, OPTIONS"),
+        ("DELETE", "/books/import", "GET, OPTIONS, POST"),
+        ("PUT", "/books/x/pages/7", "DELETE, GET, OPTIONS"),
+        ("GET", "/books/x/split/promote", "OPTIONS, POST"),
+    ],
+)
+async def test_another_method_of_a_pattern_is_405_with_all_that_the_path_takes(
+    method: str, path: str, allow: str
+) -> None:
+    answer = await _ask_of(BOOKS, method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+    assert answer.json()["error_code"] == "METHOD_NOT_ALLOWED"
+    options = await _ask_of(BOOKS, "OPTIONS", path)
+    assert (options.status_code, options.headers["allow"]) == (204, allow)
+
+
+async def test_a_server_without_raw_paths_is_served_by_the_decoded_one() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/books/café", "headers": []}
+    await BOOKS(scope, receive, send)
+    assert sent[0]["status"] == 200
+    assert "café".encode() in sent[1]["body"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_name_comes_back_as_it_was(name: str) -> None:
+    path = f"/books/{quote(name, safe='')}"
+    scope = {"path": unquote(path), "raw_path": path.encode(), "method": "GET"}
+    found = [parameters for methods, parameters in BOOKS._matches(scope) if "GET" in methods]
+    assert found == [{"name": name}]
 
 
 async def test_a_websocket_is_closed() -> None:

@@ -46,9 +46,8 @@ WITH_SESSIONS = [page for page in PAGES if any(session(page.read_text("utf-8")))
 
 @dataclass(slots=True)
 class Shell:
-    """Runs the commands of one page in ``folder``, whose ``data`` the server uses."""
+    """Runs the commands of one page in the folder whose ``data`` the server uses."""
 
-    folder: Path
     server: Server
     key: str
     variables: dict[str, str] = field(default_factory=dict)
@@ -63,17 +62,19 @@ class Shell:
                 return self.server.output
             case [".", ".venv/bin/activate"]:
                 assert (ONBOOK.parent / "activate").exists()
-                return ""
             case ["export", "ONBOOK_KEY=onb_…"]:
                 self.variables["ONBOOK_KEY"] = self.key
-                return ""
             case ["curl", *rest]:
                 return curl([word.replace(SHOWN_URL, self.server.url) for word in rest])
             case ["sqlite3", file, sql]:
                 return query(file, sql)
+            case ["sed", "-i", change, file]:
+                subprocess.run(["sed", "-i", change, file], check=True)
             case ["onbook", *rest]:
                 return self._onbook(rest, given)
-        raise AssertionError(f"a session uses a command that is not run here: {command}")
+            case _:
+                raise AssertionError(f"a session uses a command that is not run here: {command}")
+        return ""
 
     def _onbook(self, words: list[str], given: dict[str, str]) -> str:
         words = [word.replace(SHOWN_URL, self.server.url) for word in words]
@@ -180,28 +181,15 @@ def same(shown: str, really: str) -> bool:
     return shown[:1].isalpha() and shown.partition(",")[0] == really.partition(",")[0]
 
 
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    folder = tmp_path_factory.mktemp("docs")
-    (folder / "ideas.txt").write_text("a cat in a garden\na lighthouse in a storm\n")
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Shell]:
+    """Give a shell beside a server, as a new reader finds them."""
+    (tmp_path / "ideas.txt").write_text("a cat in a garden\na lighthouse in a storm\n")
     options = {"ONBOOK_BOOTSTRAP_KEY": None, "ONBOOK_CONTEXT_SIZE": "8192"}
-    with served("serve", folder / "data", **options) as server, chdir(folder):
+    with served("serve", tmp_path / "data", **options) as server, chdir(tmp_path):
         key = KEY.search(server.output)
         assert key is not None
-        yield Shell(folder, server, key[0])
-
-
-@pytest.fixture
-def fresh(shell: Shell) -> Iterator[Shell]:
-    """Give the shell as a new reader finds it, and put the templates back afterwards."""
-    shell.variables = {"ONBOOK_KEY": shell.key}
-    with closing(sqlite3.connect(shell.folder / "data" / "onbook.db")) as connection:
-        rows = connection.execute("SELECT * FROM prompt_templates").fetchall()
-        yield shell
-        with connection:
-            connection.execute("DELETE FROM prompt_templates")
-            slots = ", ".join("?" * len(rows[0]))
-            connection.executemany(f"INSERT INTO prompt_templates VALUES ({slots})", rows)  # noqa: S608 - question marks only
+        yield Shell(server, key[0], {"ONBOOK_KEY": key[0]})
 
 
 @pytest.mark.parametrize("page", WITH_SESSIONS, ids=map(name_of, WITH_SESSIONS))

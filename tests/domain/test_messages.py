@@ -16,7 +16,14 @@ from onbook.domain.messages import (
     rotated_examples,
     substitute,
 )
-from onbook.domain.templates import Example, Template, Variable
+from onbook.domain.templates import (
+    Example,
+    Template,
+    TemplateInvalid,
+    Variable,
+    VariableType,
+    checked,
+)
 
 POOL = tuple(Example(f"idea {n}", f"answer {n}") for n in range(7))
 WORDS = tuple(f"word {n}" for n in range(12))
@@ -154,7 +161,12 @@ def test_every_missing_and_undeclared_variable_is_named_at_once() -> None:
         compose(template, "a", seed=0, variables={"stranger": "SECRET"})
     assert caught.value.status == 422
     assert caught.value.details == {
-        "fields": ["variables.needed", "variables.stranger", "variables.undeclared"]
+        "fields": ["variables.needed", "variables.stranger", "variables.undeclared"],
+        "reasons": {
+            "variables.needed": "is missing; it takes a value of type string",
+            "variables.stranger": "is not declared",
+            "variables.undeclared": "is not declared",
+        },
     }
     assert "SECRET" not in caught.value.message
     assert "needed" in caught.value.message
@@ -171,6 +183,39 @@ def test_a_required_variable_that_is_null_is_missing() -> None:
     assert substitute(number, {"author": 0}) == "Write like 0."
     with pytest.raises(InvalidPayload):
         substitute(number, {"author": True})
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("string", ["", "a"], [0, 1.5, True]),
+        ("integer", [0, -3], ["0", 1.5, False]),
+        ("number", [0, 1.5], ["1.5", True]),
+        ("boolean", [True, False], [0, 1, "true"]),
+    ],
+)
+def test_each_type_takes_its_own_values_only(
+    kind: VariableType, good: list[object], bad: list[object]
+) -> None:
+    template = replace(TEMPLATE, variables=(Variable("author", kind),))
+    for value in good:
+        # As a reader expects it: true and false are words, not Python's names.
+        shown = str(value).lower() if kind == "boolean" else value
+        assert substitute(template, {"author": value}) == f"Write like {shown}."
+    for value in bad:
+        with pytest.raises(InvalidPayload) as caught:
+            substitute(template, {"author": value})
+        assert caught.value.details == {
+            "fields": ["variables.author"],
+            "reasons": {"variables.author": f"must be of type {kind}"},
+        }
+
+
+@given(st.text(), st.text())
+def test_the_value_of_a_variable_changes_no_other_message(prompt: str, value: str) -> None:
+    with_value = compose(TEMPLATE, prompt, seed=1, variables={"author": value}).messages
+    assert with_value[0].content == f"Write like {value}."
+    assert with_value[1:] == compose(TEMPLATE, prompt, seed=1).messages[1:]
 
 
 @given(st.integers(0, 2**32 - 2), st.integers(1, 7))
@@ -251,3 +296,30 @@ def test_alternatives_with_escaped_quotes_stay_whole() -> None:
     rules = _rules(_grammar(compose(replace(TEMPLATE, grammar=grammar), "a", seed=3)))
     assert set(rules["root"].split(" | ", 2)) >= {'"b"'}
     assert '"say \\"hi\\" | \\\\"' in rules["root"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{% for x in y %}a{% endfor %}", "{# note #}", "{x}", "${x}", "}} {{", "%(x)s"]
+)
+def test_no_template_language_is_run(text: str) -> None:
+    template = checked(replace(TEMPLATE, system_prompt=f"Before {text} after."))
+    assert compose(template, "a cat", seed=0).messages[0].content == f"Before {text} after."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ mood }}",
+        "{{mood|upper}}",
+        "{{mood.x}}",
+        "{{7*7}}",
+        "{{#if mood}}",
+        "{{}}",
+        "{{" + "x " * 5000 + "}}",
+        "{{ {{mood}} {{x}}",
+    ],
+)
+def test_double_braces_around_anything_but_a_declared_name_are_refused(text: str) -> None:
+    template = replace(TEMPLATE, system_prompt=f"Before {text}.", variables=(Variable("mood"),))
+    with pytest.raises(TemplateInvalid, match="not a declared variable"):
+        checked(template)

@@ -12,6 +12,7 @@ from onbook.domain.templates import (
     TemplateInvalid,
     TemplateKey,
     TemplateSampling,
+    TemplateTest,
     Variable,
     checked,
     content_sha256,
@@ -37,6 +38,18 @@ WHOLE: Mapping[str, object] = {
     "variables": [{"name": "author", "type": "string", "required": True}],
     "negative_prompt": "blurry",
     "description": "Tags.",
+    "tests": [
+        {
+            "name": "keeps the red",
+            "input": "a red hat",
+            "must_keep": ["red", "hat"],
+            "must_not": ["blue"],
+            "max_tokens": 60,
+            "mode": "sfw",
+            "seed": 7,
+            "variables": {"author": "Ada"},
+        }
+    ],
 }
 TEMPLATE = template_from_mapping(WHOLE)
 
@@ -62,6 +75,7 @@ NOT_CONTENT: dict[str, Any] = {
     "template_name": "other",
     "version": 9,
     "description": "Other.",
+    "tests": (),
     "content_sha256": "0" * 64,
 }
 
@@ -93,6 +107,18 @@ def test_a_whole_template_is_read_field_by_field() -> None:
         variables=(Variable("author", "string", required=True),),
         negative_prompt="blurry",
         description="Tags.",
+        tests=(
+            TemplateTest(
+                name="keeps the red",
+                input="a red hat",
+                must_keep=("red", "hat"),
+                must_not=("blue",),
+                max_tokens=60,
+                mode="sfw",
+                seed=7,
+                variables={"author": "Ada"},
+            ),
+        ),
     )
     assert TEMPLATE.key == TemplateKey("qwen_instruct", "enhancement", "sfw", "sdxl")
     assert TEMPLATE.is_completion
@@ -104,6 +130,7 @@ def test_the_least_template_has_nothing_switched_on() -> None:
     least = {name: WHOLE[name] for name in (*names, "token_unit", "max_tokens")}
     template = template_from_mapping({**least, "system_prompt": "Write."}, version=4)
     assert (template.version, template.target, template.examples_sent) == (4, None, 0)
+    assert template.tests == ()
     assert template.sampling == TemplateSampling(0.7, 0.9)
     assert sampling_mapping(template.sampling) == {"temperature": 0.7, "top_p": 0.9}
 
@@ -113,6 +140,7 @@ def test_the_least_template_has_nothing_switched_on() -> None:
     [
         ("template_name", 1),
         ("template_name", " "),
+        ("template_name", "../etc"),
         ("template_name", "a\x00"),
         ("model_type", ...),
         ("model_type", ""),
@@ -143,17 +171,34 @@ def test_the_least_template_has_nothing_switched_on() -> None:
         ("sampling.temperature", {"temperature": True}),
         ("sampling.top_k", {"top_k": None}),
         ("examples", {}),
-        ("examples", ["a"]),
-        ("examples", [{"user": "a"}]),
-        ("examples", [{"user": "a", "assistant": "b", "more": "c"}]),
+        ("examples[0]", ["a"]),
+        ("examples[0].assistant", [{"user": "a"}]),
+        ("examples[0].more", [{"user": "a", "assistant": "b", "more": "c"}]),
         ("examples_sent", 3),
         ("examples_sent", -1),
         ("examples_sent", "1"),
         ("grammar", 1),
         ("grammar", "\x00"),
         ("variables", {}),
-        ("variables", ["author"]),
-        ("variables", [{"type": "string"}]),
+        ("variables[0]", ["author"]),
+        ("variables[0].name", [{"type": "string"}]),
+        ("variables[0].type", [{"name": "author", "type": []}]),
+        ("variables[0].requird", [{"name": "author", "requird": True}]),
+        ("variables[0].required", [{"name": "author", "required": "no"}]),
+        ("variables[0].default", [{"name": "author", "default": ["a"]}]),
+        ("tests", {}),
+        ("tests[0]", ["a"]),
+        ("tests[0].name", [{"input": "a"}]),
+        ("tests[0].input", [{"name": "a"}]),
+        ("tests[0].input", [{"name": "a", "input": " "}]),
+        ("tests[0].must_kep", [{"name": "a", "input": "b", "must_kep": []}]),
+        ("tests[0].must_keep", [{"name": "a", "input": "b", "must_keep": "c"}]),
+        ("tests[0].must_not", [{"name": "a", "input": "b", "must_not": [1]}]),
+        ("tests[0].max_tokens", [{"name": "a", "input": "b", "max_tokens": 1.5}]),
+        ("tests[0].mode", [{"name": "a", "input": "b", "mode": "mixed"}]),
+        ("tests[0].seed", [{"name": "a", "input": "b", "seed": "7"}]),
+        ("tests[0].variables", [{"name": "a", "input": "b", "variables": []}]),
+        ("tests[0].variables.x", [{"name": "a", "input": "b", "variables": {"x": None}}]),
         ("negative_prompt", 1),
         ("description", 1),
         ("colour", "red"),
@@ -162,7 +207,7 @@ def test_the_least_template_has_nothing_switched_on() -> None:
     ],
 )
 def test_each_broken_rule_names_the_template_and_the_field(field: str, value: object) -> None:
-    error = _invalid(**{field.partition(".")[0]: value})
+    error = _invalid(**{field.partition(".")[0].partition("[")[0]: value})
     name = "a\x00" if value == "a\x00" else "enhancement_sdxl_sfw"
     if field == "template_name" and value != "a\x00":
         name = str(value)
@@ -180,9 +225,9 @@ def test_a_template_without_a_name_is_named_as_such() -> None:
 
 
 def test_neither_system_text_nor_examples_is_a_template_of_nothing() -> None:
-    error = _invalid(system_prompt=" \n", examples_sent=0, variables=None)
+    error = _invalid(system_prompt=" \n", examples_sent=0, variables=None, tests=None)
     assert error.details == {"template_name": "enhancement_sdxl_sfw", "fields": ["system_prompt"]}
-    template_from_mapping({**WHOLE, "system_prompt": "", "variables": None})
+    template_from_mapping({**WHOLE, "system_prompt": "", "variables": None, "tests": None})
 
 
 def test_the_fields_of_this_test_are_the_fields_of_a_template() -> None:

@@ -12,38 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from server import ADMIN_KEY, ONBOOK, environment, query, served
-
-FUNCTION = "/functions/v1/enhance-prompt"
-
-
-def enhance(url: str, key: str = ADMIN_KEY) -> dict[str, object]:
-    request = urllib.request.Request(  # noqa: S310 - our own server on loopback
-        url + FUNCTION,
-        json.dumps({"prompt": "a boat at sea"}).encode(),
-        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
-        answer: dict[str, object] = json.loads(response.read())
-    return answer
+from server import ONBOOK, ended, enhance, environment, killed, query, served, start
 
 
 def logged(data_dir: Path) -> list[str]:
     return [str(row[0]) for row in query(data_dir, "SELECT request_id FROM enhancement_logs")]
-
-
-def ended(data_dir: Path, *arguments: str, **options: str) -> tuple[int, str, list[str]]:
-    """Run a start that must fail; return its code, its last sentence, and all lines of errors."""
-    done = subprocess.run(
-        [ONBOOK, "serve", "--data-dir", str(data_dir), *arguments],
-        env=environment(**options),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    lines = done.stderr.strip().splitlines()
-    return done.returncode, lines[-1] if lines else "", lines
 
 
 def test_the_first_start_prints_a_key_once_and_it_works(tmp_path: Path) -> None:
@@ -156,20 +129,27 @@ def test_a_file_that_is_no_database_ends_with_one_sentence(tmp_path: Path) -> No
     assert "onbook.db" in sentence
 
 
-def test_a_full_disk_ends_with_one_sentence(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_no_answer_goes_out_without_its_row(tmp_path: Path) -> None:
     # A limit on the size of files is a full disk that a test can have without being root.
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'ulimit -f 8; exec "$0" serve --port 0 --data-dir {tmp_path}', ONBOOK],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 1
-    assert len(lines) == 1
-    assert lines[0].startswith("onbook: ")
+    limited = ("/bin/sh", "-c", 'ulimit -f 16; exec "$0" "$@"')
+    answers = []
+
+    def enhance_without_end(url: str) -> None:
+        while True:
+            answers.append(enhance(url))
+
+    with killed(start("serve", tmp_path, through=limited)) as server:
+        server.wait_ready()
+        warnings = [line for line in server.output.splitlines() if "trying again" in line]
+        with pytest.raises(urllib.error.HTTPError) as withheld:
+            enhance_without_end(server.url)
+        problem = json.loads(withheld.value.read())
+        withheld.value.close()
+    assert len(warnings) == 1
+    assert "disk" in warnings[0]
+    assert (withheld.value.code, problem["error_code"]) == (500, "INTERNAL")
+    spooled = (tmp_path / "enhancement_logs.spool").read_bytes()
+    assert spooled.count(b"\n") == len(answers) > 0
 
 
 def test_a_data_directory_that_is_a_file_ends_with_one_sentence(tmp_path: Path) -> None:

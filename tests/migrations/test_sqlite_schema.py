@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from onbook.adapters.database.chain import downgrade, script_config, upgrade
-from onbook.adapters.database.errors import DatabaseTooNew, DatabaseUnusable
+from onbook.adapters.database.errors import DatabaseAway, DatabaseTooNew, DatabaseUnusable
 from onbook.adapters.database.schema import HEAD, REVISIONS, current_revision, migrate
 from onbook.adapters.database.sqlite_file import sqlite_path, sqlite_url
 from onbook.adapters.database.tables import metadata
@@ -54,8 +54,10 @@ def test_the_chain_and_the_tables_describe_one_schema(path: Path, tmp_path: Path
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
-        assert compare_metadata(context, metadata) == []
+        found = compare_metadata(context, metadata)
     engine.dispose()
+    # SQLite numbers the rows of a table without being told in words.
+    assert [item for item in found if "Identity" not in str(item)] == []
     # Autogenerate sees neither checks nor expressions in indexes.
     direct = tmp_path / "direct.db"
     engine = create_engine(f"sqlite:///{direct}")
@@ -137,22 +139,20 @@ def test_the_database_of_another_program_is_refused_untouched(path: Path) -> Non
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [(b"not a database " * 100, "not a SQLite database"), (None, "cannot be opened")],
-    ids=["text", "directory"],
-)
-def test_what_is_no_database_is_refused(path: Path, content: bytes | None, sentence: str) -> None:
-    if content is None:
-        path.mkdir()
-    else:
-        path.write_bytes(content)
-    with pytest.raises(DatabaseUnusable, match=sentence):
+def test_what_is_no_database_is_refused(path: Path) -> None:
+    path.write_bytes(b"not a database " * 100)
+    with pytest.raises(DatabaseUnusable, match="not a SQLite database"):
+        migrate(sqlite_url(path))
+
+
+def test_a_directory_in_the_place_of_the_file_may_go_again(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(DatabaseAway, match="cannot be opened"):
         migrate(sqlite_url(path))
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnusable, match="does not exist; create it"):
+    with pytest.raises(DatabaseAway, match="does not exist; create it"):
         migrate(sqlite_url(tmp_path / "none" / "onbook.db"))
 
 
@@ -183,12 +183,12 @@ def _run(code: str, *arguments: str) -> str:
 _REFUSED = """
 import os, sys
 import onbook.adapters.database.chain
-from onbook.adapters.database.errors import DatabaseUnusable
+from onbook.adapters.database.errors import DatabaseAway
 from onbook.adapters.database.schema import migrate
 {before}
 try:
     migrate(sys.argv[1])
-except DatabaseUnusable as error:
+except DatabaseAway as error:
     print(error)
 """
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from onbook.domain.templates import Template, sampling_mapping
+from onbook.domain.templates import Template, TemplateTest, sampling_mapping
 
 
 def template_mapping(template: Template) -> dict[str, object]:
@@ -28,4 +28,23 @@ def template_mapping(template: Template) -> dict[str, object]:
         "variables": [asdict(variable) for variable in template.variables],
         "negative_prompt": template.negative_prompt,
         "description": template.description,
+        "tests": [_test_mapping(test) for test in template.tests],
     }
+
+
+def _test_mapping(test: TemplateTest) -> dict[str, object]:
+    """Return the fields of one case of the gate; what is as if left out is left out."""
+    mapping: dict[str, object] = {"name": test.name, "input": test.input}
+    if test.must_keep:
+        mapping["must_keep"] = list(test.must_keep)
+    if test.must_not:
+        mapping["must_not"] = list(test.must_not)
+    if test.max_tokens is not None:
+        mapping["max_tokens"] = test.max_tokens
+    if test.mode is not None:
+        mapping["mode"] = test.mode
+    if test.seed:
+        mapping["seed"] = test.seed
+    if test.variables:
+        mapping["variables"] = dict(test.variables)
+    return mapping

@@ -4,36 +4,32 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from onbook.adapters.database.errors import DatabaseUnusable, reason
+from onbook.adapters.database.postgres_url import is_postgres
 from onbook.adapters.database.schema import HEAD, REVISIONS
 from onbook.adapters.database.sqlite_file import sqlite_path
 from onbook.cli.doctor_checks import LOOK_S, Check, failure, ok, warning
+from onbook.cli.doctor_findings import ACTIVE_KEYS_SQL, DatabaseFindings, check_templates
 
 if TYPE_CHECKING:
     from onbook.settings import Settings
 
-_REQUIRED: Final = tuple((target, mode) for target in ("sdxl", "wan") for mode in ("sfw", "nsfw"))
 # SQLite's own count of steps between two looks at the time.
 _STEPS: Final = 10_000
 
 
-@dataclass(slots=True)
-class DatabaseFindings:
-    """What the database told; the other checks need the last two."""
-
-    checks: list[Check] = field(default_factory=list)
-    stored_keys: int = 0
-    newest_row: datetime | None = None
-
-
 def look_at_database(settings: "Settings") -> DatabaseFindings:
     """Check that the database opens, is current and whole, and has the templates."""
+    if is_postgres(settings.database):
+        # Imported here: a service on SQLite needs no driver of Postgres.
+        from onbook.cli.doctor_postgres import look_at_postgres  # noqa: PLC0415 - see above
+
+        return look_at_postgres(settings)
     findings = DatabaseFindings()
     try:
         path = sqlite_path(settings.database)
@@ -125,7 +121,8 @@ def _look(
                 "start 'onbook serve', which takes the log in",
             )
         )
-    findings.checks.append(_templates(connection, settings))
+    active = {(mode, target) for mode, target in connection.execute(ACTIVE_KEYS_SQL)}
+    findings.checks.append(check_templates(active, settings))
     found = connection.execute("SELECT count(*) FROM access_keys").fetchone()
     findings.stored_keys = int(found[0])
     findings.newest_row = _newest_row(connection)
@@ -159,36 +156,6 @@ def _integrity(connection: sqlite3.Connection) -> Check:
     if found != ("ok",):
         return failure("integrity", "The database is damaged.", "restore a backup")
     return ok("integrity", "The database is whole.")
-
-
-def _templates(connection: sqlite3.Connection, settings: "Settings") -> Check:
-    active = {
-        (mode, target)
-        for mode, target in connection.execute(
-            "SELECT content_mode, target FROM prompt_templates WHERE is_active"
-            # Any model type will do: another one's template serves where there is none.
-            " AND use_case = 'enhancement'"
-        )
-    }
-    needed = [
-        (target, mode)
-        for target, mode in _REQUIRED
-        if mode == "sfw" or settings.content_ceiling == "nsfw"
-    ]
-    missing = [
-        f"{target} {mode}"
-        for target, mode in needed
-        # A template without a target serves all of them.
-        if (mode, target) not in active and (mode, None) not in active
-    ]
-    if missing:
-        return warning(
-            "templates",
-            f"No enhancement template is active for: {', '.join(missing)}; a packaged one serves, "
-            "as fallback level 2.",
-            "activate a template for each",
-        )
-    return ok("templates", f"The {len(needed)} enhancement templates that are needed are active.")
 
 
 def _newest_row(connection: sqlite3.Connection) -> datetime | None:

@@ -32,6 +32,14 @@ OutputOption = Annotated[
         "run with the same two files goes on where the first one stopped."
     ),
 ]
+VersionOption = Annotated[int | None, typer.Option(help="Version of --template [the live one].")]
+VariablesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A variable of the template as name=text, or name:=value for a number, true or "
+        "false; repeat it for more."
+    ),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="ONBOOK_URL", help="Use the server at this URL."),
@@ -59,6 +67,8 @@ def enhance(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model type [qwen_instruct].")] = None,
     template: Annotated[str | None, typer.Option(help="Template by name.")] = None,
+    template_version: VersionOption = None,
+    var: VariablesOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed, for the same result again.")] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt to add.")] = None,
     no_fallback: Annotated[
@@ -75,6 +85,7 @@ def enhance(
 ) -> None:
     """Enhance a prompt, or a file of prompts, here or on a running server."""
     from onbook.cli.options import fail, settings_with  # noqa: PLC0415 - keeps --help fast
+    from onbook.cli.variables import read_variables  # noqa: PLC0415 - likewise
 
     if file is not None and prompt is not None:
         fail("give either a prompt or --file, not both.", code=2)
@@ -90,11 +101,27 @@ def enhance(
         "content_type": content_type,
         "selected_model": model,
         "template_name": template,
+        "template_version": template_version,
+        "variables": read_variables(var or []),
         "seed": seed,
         "negative_prompt": negative,
         "allow_fallback": not no_fallback,
     }
-    enhancer = _enhancer(settings, url, key)
+    _run(_enhancer(settings, url, key), text, file, output, fields, settings, as_json=as_json)
+
+
+def _run(
+    enhancer: "AbstractAsyncContextManager[Enhance]",
+    text: str | None,
+    file: Path | None,
+    output: Path | None,
+    fields: "EnhanceFields",
+    settings: "Settings",
+    *,
+    as_json: bool,
+) -> None:
+    from onbook.cli.options import fail  # noqa: PLC0415 - keeps --help fast
+
     try:
         if text is not None:
             _single(enhancer, text, fields, as_json=as_json)
@@ -117,8 +144,9 @@ def _single(
 ) -> None:
     import msgspec  # noqa: PLC0415 - keeps --help fast
 
-    from onbook.cli.enhance_output import result_console, show  # noqa: PLC0415 - likewise
+    from onbook.cli.enhance_output import show  # noqa: PLC0415 - likewise
     from onbook.cli.enhance_run import EnhanceFailed  # noqa: PLC0415 - likewise
+    from onbook.cli.terminal import console  # noqa: PLC0415 - likewise
 
     try:
         response = asyncio.run(_once(enhancer, prompt, fields))
@@ -128,7 +156,7 @@ def _single(
         sys.stdout.buffer.write(msgspec.json.encode(response) + b"\n")
         sys.stdout.buffer.flush()
     else:
-        show(response, result_console())
+        show(response, console())
 
 
 async def _once(

@@ -1,13 +1,15 @@
 """Showing an enhancement to a person."""
 
-import sys
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
 from rich.text import Text
+
+from onbook.cli.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
 
     from onbook.wire.gateway_api import EnhancementMetadata, EnhanceResponse
 
@@ -39,25 +41,18 @@ _INTEGRITY: Final = {
 }
 
 
-def result_console() -> Console:
-    """Return a console on standard output; what its encoding lacks is shown escaped."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-
-
-def show(response: "EnhanceResponse", console: Console) -> None:
+def show(response: "EnhanceResponse", console: "Console") -> None:
     """Print the enhanced prompt in full, and below it what happened."""
     # Soft wrap: the terminal breaks the line, so that what is copied has no line ends of ours.
-    console.print(Text(_visible(response.enhanced_prompt), style="bold"), soft_wrap=True)
+    console.print(Text(visible(response.enhanced_prompt), style="bold"), soft_wrap=True)
     console.print()
     for name, value in _facts(response, console):
         _print_fact(name, value, console)
     for warning in response.enhancement_metadata.warnings:
-        _print_fact("Warning", Text(_visible(warning), style="yellow"), console)
+        _print_fact("Warning", Text(visible(warning), style="yellow"), console)
 
 
-def _print_fact(name: str, value: Text, console: Console) -> None:
+def _print_fact(name: str, value: Text, console: "Console") -> None:
     """Print one fact, its further lines under the first one, none padded to the full width."""
     width = max(_LEAST_WIDTH, console.width - _INDENT)
     for number, line in enumerate(value.wrap(console, width, overflow="fold")):
@@ -66,14 +61,14 @@ def _print_fact(name: str, value: Text, console: Console) -> None:
         console.print(Text(head, style="dim") + line, soft_wrap=True)
 
 
-def _facts(response: "EnhanceResponse", console: Console) -> "Iterator[tuple[str, Text]]":
+def _facts(response: "EnhanceResponse", console: "Console") -> "Iterator[tuple[str, Text]]":
     meta = response.enhancement_metadata
     yield "Kept", _list(meta.kept)
     yield "Added", _list(meta.added)
     yield "Cut", _list(meta.dropped)
     yield "Tokens", _tokens(meta, console)
     if response.negative_prompt:
-        yield "Negative", Text(_visible(response.negative_prompt))
+        yield "Negative", Text(visible(response.negative_prompt))
     yield "Template", _plain(_template(meta))
     yield "Model", _plain(meta.model_used or "none")
     yield "Mode", _plain(meta.content_mode)
@@ -85,7 +80,7 @@ def _facts(response: "EnhanceResponse", console: Console) -> "Iterator[tuple[str
     yield "Time", _plain(_time(meta))
 
 
-def _tokens(meta: "EnhancementMetadata", console: Console) -> Text:
+def _tokens(meta: "EnhancementMetadata", console: "Console") -> Text:
     unit = _TOKENIZERS.get(meta.tokenizer, f"{meta.tokenizer} tokens")
     full, empty = ("█", "░") if console.encoding.lower().startswith("utf") else ("#", ".")
     share = meta.token_count / max(meta.token_limit, 1)
@@ -101,7 +96,7 @@ def _tokens(meta: "EnhancementMetadata", console: Console) -> Text:
 def _template(meta: "EnhancementMetadata") -> str:
     if meta.template_name is None:
         return "none"
-    return f"{_visible(meta.template_name)}, version {meta.template_version}"
+    return f"{visible(meta.template_name)}, version {meta.template_version}"
 
 
 def _time(meta: "EnhancementMetadata") -> str:
@@ -112,16 +107,8 @@ def _time(meta: "EnhancementMetadata") -> str:
 
 
 def _list(items: "Sequence[str]") -> Text:
-    return Text(" | ".join(_visible(item) for item in items) or "nothing")
+    return Text(" | ".join(visible(item) for item in items) or "nothing")
 
 
 def _plain(text: str) -> Text:
-    return Text(_visible(text))
-
-
-def _visible(text: str) -> str:
-    """Return ``text`` without control characters, which a terminal would obey."""
-    return "".join(
-        char if char in "\n\t" or (char >= " " and not "\x7f" <= char <= "\x9f") else "\ufffd"
-        for char in text
-    )
+    return Text(visible(text))

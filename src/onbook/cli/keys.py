@@ -132,17 +132,19 @@ def _on_store(
 ) -> _Result:
     """Run ``work`` on the key store; ends with one sentence if that cannot be.
 
-    Unless ``create``, a database that is not there is not made.
+    Unless ``create``, a SQLite file that is not there is not made.
     """
+    from onbook.adapters.database.postgres_url import is_postgres  # noqa: PLC0415 - see above
     from onbook.adapters.database.sqlite_file import sqlite_path  # noqa: PLC0415 - see above
     from onbook.adapters.files.secrets import SecretUnusable  # noqa: PLC0415 - see above
     from onbook.cli.options import fail  # noqa: PLC0415 - see above
     from onbook.ports.stores import StoreUnavailable  # noqa: PLC0415 - see above
 
     try:
-        path = sqlite_path(settings.database)
-        if not create and not path.exists():
-            fail(f"there is no database at {path}; check --data-dir, or start 'onbook serve'.")
+        if not create and not is_postgres(settings.database):
+            path = sqlite_path(settings.database)
+            if not path.exists():
+                fail(f"there is no database at {path}; check --data-dir, or start 'onbook serve'.")
         return asyncio.run(_with_store(settings, work))
     except (StoreUnavailable, SecretUnusable) as error:
         fail(str(error))

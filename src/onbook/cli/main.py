@@ -7,6 +7,7 @@ from onbook.cli.doctor import doctor
 from onbook.cli.enhance import enhance
 from onbook.cli.keys import keys
 from onbook.cli.serve import gateway, serve
+from onbook.cli.templates import templates
 from onbook.cli.worker import worker
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app.command()(serve)
 app.command()(gateway)
 app.command()(worker)
 app.command()(enhance)
+app.add_typer(templates)
 app.add_typer(keys)
 app.command()(doctor)
 

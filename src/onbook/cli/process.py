@@ -12,7 +12,12 @@ from onbook.adapters.files.secrets import SecretUnusable
 from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.adapters.telemetry.logs import configure_logging
 from onbook.admin.pages import pages
-from onbook.bootstrap import build_service, ensure_first_key, prepare_database
+from onbook.bootstrap import (
+    Service,
+    build_service,
+    ensure_first_key,
+    try_to_prepare,
+)
 from onbook.cli.options import fail
 from onbook.cli.server import listen, run, run_server, url_of
 from onbook.domain.templates import TOKEN_UNITS
@@ -71,7 +76,7 @@ async def _run_worker(settings: Settings, listener: socket.socket) -> None:
 
 async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
     say("Preparing the database …")
-    await prepare_database(settings)
+    away = await try_to_prepare(settings)
     if embedded and not settings.on_loopback and settings.worker_key is None:
         # The embedded worker answers on the same port: beyond loopback it needs a key, and only
         # the gateway in this process has to know it.
@@ -81,16 +86,21 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
     in_process = (
         None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)
     )
-    service = build_service(settings, in_process)
+    service = build_service(
+        settings,
+        in_process,
+        name=f"{socket.gethostname()}:{listener.getsockname()[1]}",
+        context_size=None if local is None else local.app.info.model.context_size,
+    )
     if local is not None:
         service.registry.register(local.registry)
     for unit in TOKEN_UNITS:
         # Loading a vocabulary belongs here, not in the first request.
         await asyncio.to_thread(service.enhance.counters[unit].count, "warm")
-    first_key = await ensure_first_key(service)
+    first_key = await _first_key(service, away)
 
     def welcome() -> None:
-        _welcome(settings, listener, first_key, local)
+        _welcome(service, listener, first_key, local)
 
     try:
         app = build_gateway(
@@ -104,6 +114,18 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
             await local.close()
 
 
+async def _first_key(service: Service, away: str | None) -> str | None:
+    """Return the first admin key if one was made; arrange for it where the database is away."""
+    if away is None:
+        try:
+            return await ensure_first_key(service)
+        except StoreUnavailable as error:
+            # It went away in the moment since it was prepared.
+            away = str(error)
+    service.prepare_later(away, tell_key=_say_key)
+    return None
+
+
 def _local_worker(settings: Settings) -> "Worker":
     # Imported here, because a gateway alone needs no engine.
     from onbook.worker import engines, identity, start  # noqa: PLC0415 - see above
@@ -115,20 +137,22 @@ def _local_worker(settings: Settings) -> "Worker":
 
 
 def _welcome(
-    settings: Settings,
+    service: Service,
     listener: socket.socket,
     first_key: str | None,
     local: "Worker | None",
 ) -> None:
+    settings = service.settings
     url = url_of(settings.host, listener)
     say(f"\nOnbook is ready at {url}")
     say(f"  data      {settings.data_dir.resolve()}")
     model = local.app.info.model.name if local else f"worker at {settings.worker_url}"
     say(f"  model     {model}")
     say(f"  content   {settings.content_ceiling}")
+    if service.prepared.away is not None:
+        say(f"  warning   {_away_words(service)}")
     if first_key is not None:
-        say(f"\n  Your first admin key, shown this once:\n\n    {first_key}\n")
-        say("  Keep it; 'onbook keys create' makes others.")
+        _say_key(first_key)
     key = "$ONBOOK_KEY" if first_key is None else first_key
     given = settings.bootstrap_key
     if given is not None:
@@ -145,6 +169,23 @@ def _welcome(
         '    -d \'{"prompt":"a cat in a garden","jobType":"sdxl_image","quality":"high"}\'\n'
         "\nStop it with Ctrl-C."
     )
+
+
+def _away_words(service: Service) -> str:
+    """Return one line: why the database is away, what serves meanwhile, and what comes next."""
+    state = service.book.state()
+    if state.source == "system_cache" and state.templates:
+        serving = f"the last good templates, {state.age_seconds:.0f} s old, are served"
+    else:
+        serving = "the packaged templates are served"
+    reason = service.prepared.away
+    again_s = service.settings.database_retry_s
+    return f"{reason} Meanwhile {serving}; trying again every {again_s:g} s."
+
+
+def _say_key(plain: str) -> None:
+    say(f"\n  Your first admin key, shown this once:\n\n    {plain}\n")
+    say("  Keep it; 'onbook keys create' makes others.")
 
 
 def say(text: str) -> None:

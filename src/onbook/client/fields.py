@@ -1,6 +1,6 @@
 """What a caller may send with a prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 
@@ -19,6 +19,7 @@ class EnhanceFields(TypedDict, total=False):
     target: str | None
     template_name: str | None
     template_version: int | None
+    variables: Mapping[str, str | int | float | bool]
     seed: int | None
     regeneration: bool
     selected_presets: Sequence[str]

@@ -13,8 +13,10 @@ SCOPES: Final[dict[str, str]] = {
     "chat": "Call playground-chat.",
     "jobs": "Queue, read and cancel jobs.",
     "nsfw": "Be served nsfw where the deployment allows it.",
-    "templates:read": "Read templates; make dry runs, which show composed messages.",
-    "templates:edit": "Draft and try out templates.",
+    "templates:read": "Read templates, the text of drafts included; make dry runs, which show "
+    "composed messages.",
+    "templates:edit": "Draft and try out templates; name a draft's version in a request, which "
+    "runs it.",
     "templates:activate": "Activate, roll back and deactivate templates.",
     "logs:read": "Read the audit log and the metrics.",
     "worker": "Register and report as a worker.",

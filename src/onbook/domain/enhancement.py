@@ -17,11 +17,12 @@ IntegrityStatus = Literal["verified", "unverified", "not_applicable", "violation
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the access key's id, its scopes, and the end user that the key speaks for."""
+    """Who asks: the access key's id, its scopes, the end user it speaks for, and its name."""
 
     key_id: str
     scopes: frozenset[str]
     user_id: str | None = None
+    name: str = ""
 
     def may(self, scope: str) -> bool:
         """Tell whether the caller carries ``scope``; ``admin`` carries every scope."""
@@ -32,7 +33,8 @@ class Caller:
 class EnhanceCommand:
     """A checked request to enhance one prompt.
 
-    ``model_chosen`` tells a caller's choice of ``selected_model`` from the default.
+    ``model_chosen`` tells a caller's choice of ``selected_model`` from the default;
+    ``variables`` are values for what the template declares.
     """
 
     prompt: str
@@ -43,6 +45,7 @@ class EnhanceCommand:
     content_type: ContentMode | None = None
     template_name: str | None = None
     template_version: int | None = None
+    variables: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     seed: int | None = None
     regeneration: bool = False
     negative_prompt: str | None = None

@@ -13,6 +13,8 @@
     ├── PayloadTooLarge            413  PAYLOAD_TOO_LARGE
     ├── TemplateNotFound           404  TEMPLATE_NOT_FOUND
     ├── TokenLimitExceeded         422  TOKEN_LIMIT_EXCEEDED
+    ├── Conflict                   409  CONFLICT
+    ├── GateFailed                 422  GATE_FAILED
     ├── WorkerUnavailable          503  WORKER_UNAVAILABLE
     │   └── WorkerAnswerInvalid    503  WORKER_UNAVAILABLE   (it answered, but not with a result)
     ├── WorkerTimeout              504  WORKER_TIMEOUT
@@ -139,6 +141,22 @@ class TokenLimitExceeded(OnbookError):
     code = "TOKEN_LIMIT_EXCEEDED"
     status = 422
     default_action = "Shorten the quoted text or the generator syntax in the prompt."
+
+
+class Conflict(OnbookError):
+    """Somebody else was faster, or the state does not allow it; nothing was changed."""
+
+    code = "CONFLICT"
+    status = 409
+    default_action = "Look at the current state and try again from there."
+
+
+class GateFailed(OnbookError):
+    """The template's own tests do not pass, so it was not activated; ``details.cases`` says why."""
+
+    code = "GATE_FAILED"
+    status = 422
+    default_action = "Correct the draft, or activate it with an override and its reason."
 
 
 class WorkerUnavailable(OnbookError):

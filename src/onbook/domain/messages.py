@@ -57,11 +57,18 @@ def compose(
     system = substitute(template, variables or {})
     messages = [Message("system", system)] if system else []
     for example in rotated_examples(template, seed):
-        messages.append(Message("user", _user_text(template, example.user)))
-        messages.append(Message("assistant", _assistant_text(template, example.assistant)))
+        messages += example_turns(template, example)
     messages.append(Message("user", _user_text(template, prompt)))
     grammar = None if template.grammar is None else _grammar(template.grammar, prompt, seed)
     return Composed(tuple(messages), grammar)
+
+
+def example_turns(template: Template, example: Example) -> tuple[Message, Message]:
+    """Return the two messages that show the model ``example``."""
+    return (
+        Message("user", _user_text(template, example.user)),
+        Message("assistant", _assistant_text(template, example.assistant)),
+    )
 
 
 def substitute(template: Template, values: Mapping[str, object]) -> str:
@@ -71,26 +78,32 @@ def substitute(template: Template, values: Mapping[str, object]) -> str:
         InvalidPayload: naming every missing, undeclared or mistyped variable.
     """
     declared = {variable.name: variable for variable in template.variables}
-    wrong = [f"variables.{name}" for name in values if name not in declared]
+    used = SLOT.findall(template.system_prompt)
+    wrong = {name: "is not declared" for name in (*values, *used) if name not in declared}
     filled: dict[str, str] = {}
     for name, variable in declared.items():
         value = values.get(name, variable.default)
-        if (value is None and variable.required) or (
-            value is not None and not has_type(variable, value)
-        ):
-            wrong.append(f"variables.{name}")
-        filled[name] = "" if value is None else str(value)
-    wrong += [
-        f"variables.{name}" for name in SLOT.findall(template.system_prompt) if name not in declared
-    ]
+        if value is None and variable.required:
+            wrong[name] = f"is missing; it takes a value of type {variable.type}"
+        elif value is not None and not has_type(variable, value):
+            wrong[name] = f"must be of type {variable.type}"
+        filled[name] = _shown(value)
     if wrong:
-        names = sorted(set(wrong))
+        reasons = {f"variables.{name}": wrong[name] for name in sorted(wrong)}
         raise InvalidPayload(
             f"Template {template.template_name} cannot be filled in: "
-            f"{', '.join(names)} missing, not declared, or of the wrong type.",
-            details={"fields": names},
+            + "; ".join(f"{field} {reason}" for field, reason in reasons.items())
+            + ".",
+            details={"fields": list(reasons), "reasons": reasons},
         )
     return SLOT.sub(lambda match: filled[match.group(1)], template.system_prompt)
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` as a reader expects it in a text; nothing for None."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def rotated_examples(template: Template, seed: int) -> tuple[Example, ...]:

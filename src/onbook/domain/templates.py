@@ -1,6 +1,6 @@
 """Prompt templates: their fields, their rules, and their content hash."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from json import dumps
@@ -8,6 +8,17 @@ from typing import Final, Literal, cast, get_args
 
 from onbook.domain.content_mode.decision import ContentMode
 from onbook.domain.errors import OnbookError
+from onbook.domain.splits import SplitInfo
+from onbook.domain.template_parsing import (
+    FieldInvalid,
+    choice,
+    filled_text,
+    integer,
+    optional_text,
+    required_text,
+    tables,
+    texts,
+)
 from onbook.domain.template_rules import broken_rules
 
 UseCase = Literal["enhancement", "chat", "generation", "playground"]
@@ -61,6 +72,25 @@ class Variable:
     default: str | int | float | bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateTest:
+    """One case of the gate: what must hold when the template writes for ``input``.
+
+    ``must_keep`` and ``must_not`` are texts, compared without regard to case; ``max_tokens`` is in
+    the template's ``token_unit`` (None: its ``token_limit``); ``mode`` is the highest content mode
+    that the output may have (None: the template's).
+    """
+
+    name: str
+    input: str
+    must_keep: tuple[str, ...] = ()
+    must_not: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    mode: ContentMode | None = None
+    seed: int = 0
+    variables: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateKey:
     """What a template is picked by. ``target`` None asks for a universal template."""
@@ -100,6 +130,7 @@ class Template:
     variables: tuple[Variable, ...] = ()
     negative_prompt: str | None = None
     description: str = ""
+    tests: tuple[TemplateTest, ...] = ()
     content_sha256: str = ""
 
     @property
@@ -118,7 +149,8 @@ class ResolvedTemplate:
     """A template, where it came from, and what the caller should know about that.
 
     ``fallback_level`` is 0 (database), 1 (last good snapshot) or 2 (packaged);
-    ``age_seconds`` is the time since the database last confirmed it.
+    ``age_seconds`` is the time since the database last confirmed it; ``split`` is the traffic
+    split that chose the version, if one runs.
     """
 
     template: Template
@@ -127,10 +159,14 @@ class ResolvedTemplate:
     cache_hit: bool
     age_seconds: float
     warnings: tuple[str, ...] = ()
+    split: SplitInfo | None = None
 
 
-# Name, version and state say where a text stands, not what it is.
-_NOT_CONTENT: Final = frozenset({"template_name", "version", "description", "content_sha256"})
+# Name, version and state say where a text stands, not what it is; tests and the description never
+# reach a model.
+_NOT_CONTENT: Final = frozenset(
+    {"template_name", "version", "description", "tests", "content_sha256"}
+)
 
 
 def content_sha256(template: Template) -> str:
@@ -165,27 +201,10 @@ def template_from_mapping(data: Mapping[str, object], *, version: int = 1) -> Te
     unknown = sorted(set(data) - known)
     if unknown:
         raise _invalid(name, unknown[0], "is not a field of a template")
-    target = _text(data, "target", name, optional=True)
-    template = Template(
-        template_name=_required(data, "template_name", name),
-        version=version,
-        model_type=_required(data, "model_type", name),
-        use_case=cast("UseCase", _choice(data, "use_case", name, USE_CASES)),
-        content_mode=cast("ContentMode", _choice(data, "content_mode", name, CONTENT_MODES)),
-        target=target or None,
-        system_prompt=_text(data, "system_prompt", name, optional=True) or "",
-        token_limit=_integer(data, "token_limit", name, None),
-        token_unit=cast("TokenUnit", _choice(data, "token_unit", name, TOKEN_UNITS)),
-        max_tokens=_integer(data, "max_tokens", name, None),
-        user_format=_text(data, "user_format", name, optional=True),
-        sampling=_sampling(data.get("sampling"), name),
-        examples=_examples(data.get("examples"), name),
-        examples_sent=_integer(data, "examples_sent", name, 0),
-        grammar=_text(data, "grammar", name, optional=True),
-        variables=_variables(data.get("variables"), name),
-        negative_prompt=_text(data, "negative_prompt", name, optional=True),
-        description=_text(data, "description", name, optional=True) or "",
-    )
+    try:
+        template = _template(data, version)
+    except FieldInvalid as error:
+        raise _invalid(name, error.key, error.reason) from None
     return checked(template)
 
 
@@ -223,98 +242,118 @@ def _invalid(name: str, key: str, reason: str) -> TemplateInvalid:
     )
 
 
-def _text(data: Mapping[str, object], key: str, name: str, *, optional: bool) -> str | None:
-    value = data.get(key)
-    if value is None and optional:
-        return None
-    if not isinstance(value, str):
-        raise _invalid(name, key, "must be a text")
-    if "\x00" in value:
-        raise _invalid(name, key, "holds a NUL character")
-    return value
+def _template(data: Mapping[str, object], version: int) -> Template:
+    return Template(
+        template_name=filled_text(data, "template_name"),
+        version=version,
+        model_type=filled_text(data, "model_type"),
+        use_case=cast("UseCase", choice(data, "use_case", USE_CASES)),
+        content_mode=cast("ContentMode", choice(data, "content_mode", CONTENT_MODES)),
+        target=optional_text(data, "target") or None,
+        system_prompt=optional_text(data, "system_prompt") or "",
+        token_limit=integer(data, "token_limit"),
+        token_unit=cast("TokenUnit", choice(data, "token_unit", TOKEN_UNITS)),
+        max_tokens=integer(data, "max_tokens"),
+        user_format=optional_text(data, "user_format"),
+        sampling=_sampling(data.get("sampling")),
+        examples=_examples(data),
+        examples_sent=integer(data, "examples_sent", 0),
+        grammar=optional_text(data, "grammar"),
+        variables=_variables(data),
+        negative_prompt=optional_text(data, "negative_prompt"),
+        description=optional_text(data, "description") or "",
+        tests=_tests(data),
+    )
 
 
-def _required(data: Mapping[str, object], key: str, name: str) -> str:
-    value = _text(data, key, name, optional=False)
-    if not value or not value.strip():
-        raise _invalid(name, key, "must not be empty")
-    return value
-
-
-def _choice(data: Mapping[str, object], key: str, name: str, choices: Sequence[str]) -> str:
-    value = data.get(key)
-    if value not in choices:
-        raise _invalid(name, key, f"must be one of {', '.join(choices)}")
-    return str(value)
-
-
-def _integer(data: Mapping[str, object], key: str, name: str, default: int | None) -> int:
-    value = data.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _invalid(name, key, "must be a whole number")
-    return value
-
-
-def _sampling(value: object, name: str) -> TemplateSampling:
+def _sampling(value: object) -> TemplateSampling:
     if value is None:
         return TemplateSampling()
     if not isinstance(value, Mapping):
-        raise _invalid(name, "sampling", "must be a table")
+        raise FieldInvalid("sampling", "must be a table")
     known = {item.name for item in fields(TemplateSampling)}
     values: dict[str, object] = {}
     for key, item in value.items():
         if key not in known:
-            raise _invalid(name, f"sampling.{key}", "is not a sampling field")
+            raise FieldInvalid(f"sampling.{key}", "is not a sampling field")
         if key == "stop":
-            if not isinstance(item, list) or not all(isinstance(text, str) for text in item):
-                raise _invalid(name, "sampling.stop", "must be a list of texts")
-            values[key] = tuple(item)
+            values[key] = texts(value, key, "sampling.")
         elif isinstance(item, bool) or not isinstance(item, int | float):
-            raise _invalid(name, f"sampling.{key}", "must be a number")
+            raise FieldInvalid(f"sampling.{key}", "must be a number")
+        elif key == "top_k":
+            values[key] = integer(value, key, path="sampling.")
         else:
-            values[key] = _sampling_number(key, item, name)
+            values[key] = _float(item, f"sampling.{key}")
     return TemplateSampling(**values)  # type: ignore[arg-type]  # each value was checked above
 
 
-def _sampling_number(key: str, value: float, name: str) -> float:
-    if key != "top_k":
+def _float(value: float, key: str) -> float:
+    try:
         return float(value)
-    if not isinstance(value, int):
-        raise _invalid(name, "sampling.top_k", "must be a whole number")
-    return value
+    except OverflowError:
+        raise FieldInvalid(key, "is out of range") from None
 
 
-def _examples(value: object, name: str) -> tuple[Example, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise _invalid(name, "examples", "must be a list of tables")
-    examples = []
-    for item in value:
-        if not isinstance(item, Mapping) or set(item) != {"user", "assistant"}:
-            raise _invalid(name, "examples", "must each have 'user' and 'assistant'")
-        user, assistant = item["user"], item["assistant"]
-        if not isinstance(user, str) or not isinstance(assistant, str):
-            raise _invalid(name, "examples", "must each have texts")
-        examples.append(Example(user, assistant))
-    return tuple(examples)
+def _examples(data: Mapping[str, object]) -> tuple[Example, ...]:
+    return tuple(
+        Example(required_text(item, "user", path), required_text(item, "assistant", path))
+        for path, item in tables(data, "examples", ("user", "assistant"))
+    )
 
 
-def _variables(value: object, name: str) -> tuple[Variable, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise _invalid(name, "variables", "must be a list of tables")
+def _variables(data: Mapping[str, object]) -> tuple[Variable, ...]:
+    known = [item.name for item in fields(Variable)]
     variables = []
-    for item in value:
-        if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
-            raise _invalid(name, "variables", "must each have a name")
+    for path, item in tables(data, "variables", known):
+        required = item.get("required", False)
+        if not isinstance(required, bool):
+            raise FieldInvalid(f"{path}required", "must be true or false")
+        default = item.get("default")
+        if not isinstance(default, str | int | float | None):
+            raise FieldInvalid(f"{path}default", "must be a text, a number, true or false")
+        kind = optional_text(item, "type", path) or "string"
         variables.append(
             Variable(
-                name=item["name"],
-                type=cast("VariableType", item.get("type", "string")),
-                required=bool(item.get("required", False)),
-                default=item.get("default"),
+                required_text(item, "name", path), cast("VariableType", kind), required, default
             )
         )
     return tuple(variables)
+
+
+def _tests(data: Mapping[str, object]) -> tuple[TemplateTest, ...]:
+    known = [item.name for item in fields(TemplateTest)]
+    tests = []
+    for path, item in tables(data, "tests", known):
+        mode = item.get("mode")
+        tests.append(
+            TemplateTest(
+                name=filled_text(item, "name", path),
+                input=filled_text(item, "input", path),
+                must_keep=texts(item, "must_keep", path),
+                must_not=texts(item, "must_not", path),
+                max_tokens=(
+                    None
+                    if item.get("max_tokens") is None
+                    else integer(item, "max_tokens", path=path)
+                ),
+                mode=(
+                    None
+                    if mode is None
+                    else cast("ContentMode", choice(item, "mode", CONTENT_MODES, path))
+                ),
+                seed=integer(item, "seed", 0, path),
+                variables=_values(item.get("variables"), f"{path}variables"),
+            )
+        )
+    return tuple(tests)
+
+
+def _values(value: object, path: str) -> dict[str, str | int | float | bool]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise FieldInvalid(path, "must be a table")
+    for key, item in value.items():
+        if not isinstance(item, str | int | float):
+            raise FieldInvalid(f"{path}.{key}", "must be a text, a number, true or false")
+    return dict(value)

@@ -1,26 +1,31 @@
 """Enhancing one prompt: mode, template, protect, compose, infer, verify, fit, record, answer."""
 
 import asyncio
+from collections.abc import Set as AbstractSet
 from datetime import datetime
+from heapq import nsmallest
 from typing import Final, Literal
-from zlib import crc32
 
-from onbook.domain.content_mode.decision import ContentDecision, ContentMode
+from onbook.domain.content_mode.decision import ContentDecision, ContentMode, Detection
+from onbook.domain.content_mode.filled import refused_when_filled
 from onbook.domain.content_mode.policy import ceiling_of, decide, enforce
+from onbook.domain.content_mode.together import detect_request
 from onbook.domain.enhancement import Caller, EnhanceCommand, Enhancement
 from onbook.domain.errors import InternalError, InvalidPayload, OnbookError, WorkerUnavailable
 from onbook.domain.fitting.fit import FittedPrompt, fit
 from onbook.domain.messages import compose
 from onbook.domain.must_keep import protect
-from onbook.domain.templates import TemplateKey, UseCase
+from onbook.domain.templates import Template, TemplateKey, UseCase
+from onbook.flows.draw_text import choice_of, style_of
 from onbook.flows.enhance_services import EnhanceServices, Prepared
 from onbook.flows.infer_verified import messages_sha256
 from onbook.flows.record_enhancement import Failure, record_enhancement, record_failure
-from onbook.flows.write_prompt import WrittenPrompt, off_loop, style_of, write_prompt
+from onbook.flows.write_prompt import WrittenPrompt, off_loop, write_prompt
 
-_SEXUAL_SIGN: Final = "nude"
 # Terms of a negative prompt that fight a text which the picture shall show.
 _AGAINST_TEXT: Final = frozenset({"text", "subtitles", "signature", "letters", "words", "caption"})
+# Of more registered names than this an error lists the first ones only.
+_MOST_NAMED: Final = 100
 USE_CASES: Final[tuple[UseCase, ...]] = ("enhancement", "generation")
 
 
@@ -32,7 +37,9 @@ async def enhance_prompt(
     Raises:
         ContentRefused: the text is of the refused class.
         ContentModeNotAllowed: the text or the wish is nsfw, above the ceiling.
-        TemplateNotFound: the caller named a template that does not exist.
+        TemplateNotFound: the caller named a template or version that does not exist.
+        InvalidPayload: a variable is missing, not declared or of the wrong type.
+        DatabaseUnavailable: the named version is not known here and the database is away.
         TokenLimitExceeded: what must be kept does not fit the limit.
         WorkerUnavailable, WorkerTimeout, PurityViolation: and no fallback was allowed.
         AuditWriteFailed: the row could not be committed; the answer is withheld.
@@ -43,10 +50,11 @@ async def enhance_prompt(
     decision: ContentDecision | None = None
     prepared: Prepared | None = None
     try:
-        size = len(command.prompt) + len(command.negative_prompt or "")
-        decision = await off_loop(size, lambda: decide_mode(command, caller, services))
+        decision = await decide_off_loop(command, caller, services)
         enforce(decision, ceiling=_ceiling(caller, services))
-        prepared = prepare(command, request_id, decision, services)
+        prepared = await prepare(command, caller, request_id, decision, services)
+        decision = prepared.decision
+        enforce(decision, ceiling=_ceiling(caller, services))
         text = await write_prompt(command, prepared, services)
         fitted = await off_loop(len(text.raw), lambda: _fit(text, prepared, services))
     except (Exception, asyncio.CancelledError) as error:
@@ -120,20 +128,34 @@ def _enhancement(
     )
 
 
+async def decide_off_loop(
+    command: EnhanceCommand, caller: Caller, services: EnhanceServices
+) -> ContentDecision:
+    """Return `decide_mode` of the request without holding up other requests."""
+    size = len(command.prompt) + len(command.negative_prompt or "") + _variables_size(command)
+    return await off_loop(size, lambda: decide_mode(command, caller, services))
+
+
 def decide_mode(
     command: EnhanceCommand, caller: Caller, services: EnhanceServices
 ) -> ContentDecision:
     """Return what the text is and which mode it may be served in."""
-    detection = services.detector.detect(command.prompt)
+    detection = detect_request(
+        command.prompt,
+        command.variables,
+        services.detector,
+        nsfw=command.content_type == "nsfw",
+    )
     if command.negative_prompt and detection.mode != "refused":
         # A negative prompt names what must not appear, so only the refused class counts there.
         negative = services.detector.detect(command.negative_prompt)
         detection = negative if negative.mode == "refused" else detection
-    if command.content_type == "nsfw" and detection.mode != "refused":
-        # Who asks for nsfw makes the request a sexual one, whatever words it is in: a minor in
-        # the text is then refused as in an nsfw text.
-        asked = services.detector.detect(f"{command.prompt}\n{_SEXUAL_SIGN}")
-        detection = asked if asked.mode == "refused" else detection
+    return _decided(detection, command, caller, services)
+
+
+def _decided(
+    detection: Detection, command: EnhanceCommand, caller: Caller, services: EnhanceServices
+) -> ContentDecision:
     return decide(
         detection,
         identity=services.detector.identity,
@@ -142,34 +164,50 @@ def decide_mode(
     )
 
 
-def prepare(
+async def prepare(
     command: EnhanceCommand,
+    caller: Caller,
     request_id: str,
     decision: ContentDecision,
     services: EnhanceServices,
 ) -> Prepared:
     """Resolve the template, protect the prompt and compose the messages.
 
+    The result's decision is to be enforced once more: what the caller's values say in the words
+    of the template is known only here.
+
     Raises:
-        TemplateNotFound: the caller named a template that does not exist.
-        InvalidPayload: the model type, the target or the named template does not go here.
+        TemplateNotFound: the caller named a template or version that does not exist.
+        InvalidPayload: the model type, the target or the named template does not go here, or a
+            variable is missing, not declared or of the wrong type.
+        DatabaseUnavailable: the named version is not known here and the database is away.
     """
     book, mode = services.book, decision.effective_mode
     _check_registered("selectedModel", command.selected_model, book.model_types())
     _check_registered("target", command.target, book.targets())
-    if command.template_name is not None:
-        resolved = book.named(command.template_name, command.template_version, mode, USE_CASES)
+    name, version = command.template_name, command.template_version
+    if name is not None and version is not None:
+        resolved = await book.pinned(name, version, mode, USE_CASES, caller=caller)
+    elif name is not None:
+        resolved = book.named(name, mode, USE_CASES, caller=caller)
     else:
         key = TemplateKey(command.selected_model, "enhancement", mode, command.target)
-        resolved = book.resolve(key, model_chosen=command.model_chosen)
+        resolved = book.resolve(key, caller=caller, model_chosen=command.model_chosen)
     services.observer.template_selected(request_id, resolved)
     # Whoever asks for another result wants another draw, whatever seed came along.
     given = None if command.regeneration else command.seed
     seed = services.ids.seed() if given is None else given
     masked = protect(command.prompt)
-    # The prompt takes part, so that one seed does not give a whole file of prompts the same words.
-    choice = crc32(f"{seed}:{masked.text}".encode("utf-8", "surrogatepass"))
-    composed = compose(resolved.template, masked.text, seed=choice)
+    composed = compose(
+        resolved.template,
+        masked.text,
+        seed=choice_of(seed, masked.text),
+        variables=command.variables,
+    )
+    if command.variables:
+        filled = await _refused_when_filled(command, resolved.template, services)
+        if filled is not None:
+            decision = _decided(filled, command, caller, services)
     return Prepared(
         request_id=request_id,
         decision=decision,
@@ -180,6 +218,21 @@ def prepare(
     )
 
 
+async def _refused_when_filled(
+    command: EnhanceCommand, template: Template, services: EnhanceServices
+) -> Detection | None:
+    size = len(command.prompt) + _variables_size(command) + len(template.system_prompt)
+    return await off_loop(
+        size,
+        lambda: refused_when_filled(command.prompt, command.variables, template, services.detector),
+    )
+
+
+def _variables_size(command: EnhanceCommand) -> int:
+    """Return the characters of the variables with their names."""
+    return sum(len(name) + len(str(value)) for name, value in command.variables.items())
+
+
 def _fit(text: WrittenPrompt, prepared: Prepared, services: EnhanceServices) -> FittedPrompt:
     template = prepared.resolved.template
     return fit(
@@ -187,7 +240,7 @@ def _fit(text: WrittenPrompt, prepared: Prepared, services: EnhanceServices) -> 
         prepared.masked,
         limit=template.token_limit,
         counter=services.counters[template.token_unit],
-        style=style_of(prepared),
+        style=style_of(template),
     )
 
 
@@ -210,9 +263,9 @@ def _negative_prompt(command: EnhanceCommand, prepared: Prepared) -> str | None:
     return ", ".join(texts) or None
 
 
-def _check_registered(field: str, value: str, registered: frozenset[str]) -> None:
+def _check_registered(field: str, value: str, registered: AbstractSet[str]) -> None:
     if value not in registered:
         raise InvalidPayload(
             f"The {field} is not registered here.",
-            details={"fields": [field], "registered": sorted(registered)},
+            details={"fields": [field], "registered": nsmallest(_MOST_NAMED, registered)},
         )

@@ -12,8 +12,10 @@ from onbook.gateway.functions import Function
 from onbook.gateway.openapi import openapi_document
 from onbook.gateway.routes.enhance_prompt import enhance_prompt_route
 from onbook.gateway.routes.health import Healthz, Metrics, Readyz
+from onbook.gateway.routes.refresh_prompt_cache import refresh_prompt_cache_route
+from onbook.gateway.routes.templates import template_routes
 from onbook.wire.asgi import request_id_of, send_json
-from onbook.wire.routing import ExactRouter, Lifespan
+from onbook.wire.routing import Lifespan, PathRouter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -48,14 +50,17 @@ def build_gateway(
         pages: Pages for people, by path.
     """
     enhance = Function("enhance-prompt", "enhance", service, enhance_prompt_route)
-    router = ExactRouter(
+    refresh = Function("refresh-prompt-cache", "admin", service, refresh_prompt_cache_route)
+    router = PathRouter(
         {
             "/functions/v1/enhance-prompt": {"POST": enhance},
+            "/functions/v1/refresh-prompt-cache": {"POST": refresh},
             "/healthz": {"GET": Healthz()},
             "/readyz": {"GET": Readyz(service)},
             "/health": {"GET": Readyz(service)},
             "/metrics": {"GET": Metrics(service)},
             "/openapi.json": {"GET": _OpenApi()},
+            **template_routes(service),
             **{path: {"GET": page} for path, page in (pages or {}).items()},
         },
         lifespan=_lifespan(service),

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,12 +24,14 @@ _log = structlog.get_logger("onbook.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authenticated call with its whole body."""
+    """One authenticated call with its whole body, the path's parameters and the query string."""
 
     caller: Caller
     body: bytes
     request_id: str
     send: "Send"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    query: bytes = b""
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -59,19 +61,24 @@ class Function:
             line["caller_request_id"] = theirs
         token = canonical_fields.set(line)
         status, outcome = 499, "disconnected"
-        begun = False
+        begun, answered = False, 200
 
         async def watched(message: "Message") -> None:
-            nonlocal begun
+            nonlocal begun, answered
             begun = True
+            answered = message.get("status", answered)
             await send(message)
 
         try:
             caller = await authenticate(scope, self.service.keys)
             require(caller, self.scope_needed)
             body = await read_body(scope, receive)
-            await self.handler(Call(caller, body, request_id, watched), self.service)
-            status, outcome = 200, "ok"
+            parameters = scope.get("path_params") or {}
+            call = Call(
+                caller, body, request_id, watched, parameters, scope.get("query_string", b"")
+            )
+            await self.handler(call, self.service)
+            status, outcome = answered, "ok"
         except ClientDisconnectedError:
             pass
         except asyncio.CancelledError:

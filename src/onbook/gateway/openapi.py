@@ -6,8 +6,20 @@ from typing import Final
 import msgspec
 
 from onbook import __version__
+from onbook.gateway.openapi_operations import OPERATION_TYPES, operation_paths
+from onbook.gateway.openapi_parts import (
+    REFS,
+    SECURITY,
+    Json,
+    any_value,
+    body,
+    errors,
+    one_of,
+    ref,
+)
+from onbook.gateway.openapi_templates import TEMPLATE_TYPES, template_paths
 from onbook.wire.gateway_api import DryRunResponse, EnhanceRequest, EnhanceResponse
-from onbook.wire.problem import ERROR_CODES, Problem
+from onbook.wire.problem import Problem
 from onbook.wire.worker_api import (
     InferenceRequest,
     InferenceResponse,
@@ -16,8 +28,6 @@ from onbook.wire.worker_api import (
     WorkerHealth,
     WorkerInfo,
 )
-
-Json = dict[str, object]
 
 _TYPES: Final = (
     Problem,
@@ -30,21 +40,20 @@ _TYPES: Final = (
     LegacyResponse,
     WorkerHealth,
     WorkerInfo,
+    *OPERATION_TYPES,
+    *TEMPLATE_TYPES,
 )
 # Each server-sent event; its data is JSON.
 _EVENT: Final[Json] = {
     "type": "object",
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
 }
-_SECURITY: Final[list[dict[str, list[str]]]] = [{"accessKey": []}, {"apikey": []}]
 
 
 @cache
 def openapi_document() -> Json:
     """Return the document, as plain data."""
-    _, components = msgspec.json.schema_components(
-        _TYPES, ref_template="#/components/schemas/{name}", schema_hook=_any_value
-    )
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REFS, schema_hook=any_value)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,7 +63,7 @@ def openapi_document() -> Json:
             "pure inference workers.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_gateway_paths(), **_worker_paths()},
+        "paths": {**_gateway_paths(), **operation_paths(), **template_paths(), **_worker_paths()},
         "components": {
             "schemas": components,
             "securitySchemes": {
@@ -70,30 +79,25 @@ def openapi_document() -> Json:
     }
 
 
-def _any_value(_type: type) -> Json:
-    """Return the schema of `object`: an error's details hold whatever explains it."""
-    return {"description": "Any JSON value"}
-
-
 def _gateway_paths() -> Json:
     enhance: Json = {
         "operationId": "enhance_prompt",
         "summary": "Enhance a prompt for an image or video generator",
         "tags": ["edge functions"],
-        "security": _SECURITY,
-        "requestBody": _body("EnhanceRequest"),
+        "security": SECURITY,
+        "requestBody": body("EnhanceRequest"),
         "responses": {
             "200": {
                 "description": "The enhancement; with `dry_run` what would be sent; with `stream` "
                 "the events `meta` and `done` or `error`.",
                 "content": {
                     "application/json": {
-                        "schema": {"anyOf": [_ref("EnhanceResponse"), _ref("DryRunResponse")]}
+                        "schema": {"anyOf": [ref("EnhanceResponse"), ref("DryRunResponse")]}
                     },
                     "text/event-stream": {"schema": _EVENT},
                 },
             },
-            **_errors(400, 401, 403, 404, 413, 422, 500, 502, 503, 504),
+            **errors(400, 401, 403, 404, 413, 422, 500, 502, 503, 504),
         },
     }
     return {
@@ -111,7 +115,7 @@ def _gateway_paths() -> Json:
                         "description": "Exposition format",
                         "content": {"text/plain": {"schema": {"type": "string"}}},
                     },
-                    **_errors(401, 403, 500),
+                    **errors(401, 403, 500),
                 },
             }
         },
@@ -132,10 +136,10 @@ def _worker_paths() -> Json:
             "summary": summary,
             "tags": ["worker"],
             "security": [{}, {"workerKey": []}],
-            "requestBody": _body("InferenceRequest", *(("LegacyRequest",) if legacy else ())),
+            "requestBody": body("InferenceRequest", *(("LegacyRequest",) if legacy else ())),
             "responses": {
                 "200": _json_answer("InferenceResponse", *(("LegacyResponse",) if legacy else ())),
-                **_errors(400, 401, 403, 413, 500, 503),
+                **errors(400, 401, 403, 413, 500, 503),
             },
         }
         paths[f"/{name}"] = {"post": post}
@@ -150,29 +154,17 @@ def _worker_paths() -> Json:
                 "summary": "What runs here" if schema == "WorkerInfo" else "Whether it is healthy",
                 "tags": ["worker"],
                 "security": [{}, {"workerKey": []}],
-                "responses": {"200": _json_answer(schema), **_errors(401, 403, 503)},
+                "responses": {"200": _json_answer(schema), **errors(401, 403, 503)},
             }
         }
     return paths
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _schema(names: tuple[str, ...]) -> Json:
-    return _ref(names[0]) if len(names) == 1 else {"anyOf": [_ref(name) for name in names]}
-
-
-def _body(*names: str) -> Json:
-    return {"required": True, "content": {"application/json": {"schema": _schema(names)}}}
 
 
 def _json_answer(*names: str) -> Json:
     return {
         "description": "The result",
         "content": {
-            "application/json": {"schema": _schema(names)},
+            "application/json": {"schema": one_of(names)},
             "text/event-stream": {"schema": _EVENT},
         },
     }
@@ -188,14 +180,3 @@ def _plain(operation: str, summary: str, *statuses: int) -> Json:
             str(status): {"description": summary, "content": content} for status in (200, *statuses)
         },
     }
-
-
-def _errors(*statuses: int) -> Json:
-    answers: Json = {}
-    for status in statuses:
-        codes = [row for row in ERROR_CODES if status in row.statuses]
-        answers[str(status)] = {
-            "description": "; ".join(f"{row.code}: {row.when}" for row in codes) or "An error",
-            "content": {"application/json": {"schema": _ref("Problem")}},
-        }
-    return answers

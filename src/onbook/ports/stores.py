@@ -1,10 +1,11 @@
 """The stores, as the flows see them. Each has one contract suite that all adapters pass."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from onbook.domain.template_history import ActiveSplit
 from onbook.domain.templates import Template
 
 
@@ -12,29 +13,70 @@ class StoreUnavailable(Exception):
     """The store cannot be reached or cannot do its work; the message holds no request data."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateChanges:
+    """What a gateway has to take over to serve the state of the book at ``epoch``.
+
+    ``full`` means that ``active`` is everything there is; else ``active`` and ``gone`` are what
+    changed. ``splits`` is always everything. ``stale`` names templates whose live version breaks
+    a rule, with that version: ``active`` then holds the newest earlier version that was live and
+    keeps the rules, or the name is in ``gone`` if there is none.
+    """
+
+    epoch: int
+    full: bool
+    active: Sequence[Template]
+    gone: Sequence[str] = ()
+    splits: Sequence[ActiveSplit] = ()
+    stale: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedTemplate:
+    """A version by number. ``ever_live`` False is a draft."""
+
+    template: Template
+    ever_live: bool
+
+
 class TemplateStore(Protocol):
-    """The book: one live row per template."""
+    """The book as a gateway reads it. Each method raises ``StoreUnavailable``."""
 
     async def epoch(self) -> int:
-        """Return a number that grows with every change to any template.
+        """Return a number that grows with every change to what is served: the truth."""
 
-        Raises:
-            StoreUnavailable: the database cannot be read.
+    async def changes(self, since: int | None) -> TemplateChanges:
+        """Return what changed after epoch ``since``, in one consistent read; None for everything.
+
+        Everything too if ``since`` is newer than the book (a restored backup).
         """
 
-    async def active(self) -> Sequence[Template]:
-        """Return every active template, by name.
+    async def changed(self, timeout_s: float) -> None:
+        """Return once something may have changed, or after ``timeout_s`` seconds.
 
-        Raises:
-            StoreUnavailable: the database cannot be read.
+        Best effort: whoever misses a change finds it by ``epoch``.
         """
+
+    async def pinned(self, template_name: str, version: int) -> PinnedTemplate | None:
+        """Return one version, or None if there is none or it breaks a rule."""
 
     async def seed(self, templates: Sequence[Template], *, at: datetime) -> int:
         """Insert those templates whose name is not there yet; return how many were new.
 
-        Raises:
-            StoreUnavailable: the database cannot be written.
+        One whose key another active template has is inserted inactive. The event's actor is
+        ``seed``.
         """
+
+    async def acknowledge(
+        self, gateway_id: str, *, name: str, epoch: int, active_sha256: str
+    ) -> None:
+        """Note that a gateway lives and serves the book at ``epoch``."""
+
+    async def forget(self, gateway_id: str) -> None:
+        """Remove a gateway that stops."""
+
+    async def close(self) -> None:
+        """Let go of connections of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +94,7 @@ class EnhancementRow:
     template_version: int | None = None
     template_sha256: str | None = None
     template_source: str | None = None
+    template_split: str | None = None
     content_mode: str
     target: str | None = None
     model_type: str | None = None

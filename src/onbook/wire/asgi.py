@@ -75,6 +75,24 @@ async def send_json(
     await send({"type": "http.response.body", "body": payload})
 
 
+async def send_text(
+    send: "Send",
+    status: int,
+    text: str,
+    headers: "Iterable[tuple[bytes, bytes]]" = (),
+) -> None:
+    """Answer with ``text`` as UTF-8 plain text."""
+    payload = text.encode()
+    start_headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(payload)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": start_headers})
+    await send({"type": "http.response.body", "body": payload})
+
+
 async def start_events(send: "Send", headers: "Iterable[tuple[bytes, bytes]]" = ()) -> None:
     """Begin a stream of server-sent events."""
     await send(

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from onbook.wire.variables import Variables, wrong_variables
 from onbook.wire.worker_api import Message
 
 _Short = Annotated[str, Meta(max_length=200)]
@@ -31,6 +32,7 @@ class EnhanceRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, r
     template_version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = msgspec.field(
         default=None, name="template_version"
     )
+    variables: Variables = msgspec.field(default_factory=dict)
     seed: Annotated[int, Meta(ge=0, le=2**32 - 2)] | None = None
     regeneration: bool = False
     selected_presets: Annotated[list[_Short], Meta(max_length=50)] = msgspec.field(
@@ -73,6 +75,14 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     receipt_id: str | None
 
 
+class TemplateSplit(msgspec.Struct, frozen=True, kw_only=True):
+    """The traffic split that chose the template's version, and the side of it that served."""
+
+    candidate_version: int
+    percent: int
+    arm: Literal["candidate", "current"]
+
+
 class EnhancementMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """What happened, field by field. Times in milliseconds, lengths in characters."""
 
@@ -80,6 +90,7 @@ class EnhancementMetadata(msgspec.Struct, frozen=True, kw_only=True):
     template_version: int | None
     template_sha256: str | None
     template_source: Literal["database", "system_cache", "hardcoded"] | None
+    template_split: TemplateSplit | None
     fallback_level: Literal[0, 1, 2, 3]
     cache_hit: bool
     model_used: str | None
@@ -137,6 +148,7 @@ class DryRunResponse(msgspec.Struct, frozen=True, kw_only=True):
     template_version: int
     template_sha256: str
     template_source: Literal["database", "system_cache", "hardcoded"]
+    template_split: TemplateSplit | None
     fallback_level: Literal[0, 1, 2]
     content_decision: ContentDecisionBody
     seed: int
@@ -198,6 +210,8 @@ def read_enhance_request(body: bytes) -> EnhanceRequest:
             errors[name] = "is given twice, in two spellings"
         else:
             data[name] = value
+    if "variables" in data:
+        errors |= wrong_variables(data["variables"])
     if not errors:
         try:
             request = msgspec.convert(data, EnhanceRequest)
@@ -209,6 +223,7 @@ def read_enhance_request(body: bytes) -> EnhanceRequest:
                 return request
         except msgspec.ValidationError:
             pass
+    data.pop("variables", None)
     raise FieldErrors(_bad_texts(data) | errors | _wrong_fields(data))
 
 

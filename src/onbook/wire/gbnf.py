@@ -46,7 +46,7 @@ def check_grammar(grammar: str) -> None:
     """
     defined: set[str] = set()
     used: set[str] = set()
-    for kind, text in _tokens(grammar):
+    for kind, text in grammar_tokens(grammar):
         if kind == "rule":
             defined.add(text)
         elif kind == "name":
@@ -59,8 +59,12 @@ def check_grammar(grammar: str) -> None:
         raise GrammarInvalid("The grammar uses a rule that it does not define.")
 
 
-def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
-    """Yield kind and text of each token that means something, and check how they follow."""
+def grammar_tokens(grammar: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and text of each token that means something, and check how they follow.
+
+    Raises:
+        GrammarInvalid: as ``check_grammar``.
+    """
     depth = position = 0
     before = "end"
     while position < len(grammar):

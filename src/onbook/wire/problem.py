@@ -48,6 +48,16 @@ ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
     ErrorCode("PAYLOAD_TOO_LARGE", (413,), "The body is over 1 MiB."),
     ErrorCode("TEMPLATE_NOT_FOUND", (404,), "A template named by the caller does not exist."),
     ErrorCode("TOKEN_LIMIT_EXCEEDED", (422,), "What must be kept cannot fit the token limit."),
+    ErrorCode(
+        "CONFLICT",
+        (409,),
+        "Somebody was faster, or the state does not allow the change; nothing was changed.",
+    ),
+    ErrorCode(
+        "GATE_FAILED",
+        (422,),
+        "The template's own tests do not pass; `details.cases` says why. Nothing was changed.",
+    ),
     ErrorCode("RATE_LIMITED", (429,), "Too many requests; `Retry-After` says when to come back."),
     ErrorCode("WORKER_UNAVAILABLE", (503,), "No worker could serve, and no fallback was allowed."),
     ErrorCode("WORKER_TIMEOUT", (504,), "The worker was too slow, and no fallback was allowed."),
@@ -55,7 +65,8 @@ ERROR_CODES: Final[tuple[ErrorCode, ...]] = (
     ErrorCode(
         "DATABASE_UNAVAILABLE",
         (503,),
-        "A key that is not known yet cannot be checked: the database cannot be reached.",
+        "The database cannot be reached, so that a key that is not known yet cannot be checked, "
+        "or the book cannot be read or changed.",
     ),
     ErrorCode("NOT_FOUND", (404,), "There is no such route."),
     ErrorCode("METHOD_NOT_ALLOWED", (405,), "The route exists, but not for this method."),

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Row, Table, insert, or_, select, update
+from sqlalchemy import Row, Table, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onbook.adapters.database.engine import writer
@@ -75,15 +75,20 @@ class SqlAccessKeyStore:
         if not key_ids:
             return
         with store_errors("note the use of access keys"):
+            older = and_(
+                _table.c.key_id.in_(key_ids),
+                or_(_table.c.last_used_at.is_(None), _table.c.last_used_at < at),
+            )
             async with self._writer.begin() as connection:
+                # Always in the same order: two gateways that note the same keys would otherwise
+                # wait for each other on Postgres. SQLite has one writer, and no such clause.
                 await connection.execute(
-                    update(_table)
-                    .where(
-                        _table.c.key_id.in_(key_ids),
-                        or_(_table.c.last_used_at.is_(None), _table.c.last_used_at < at),
-                    )
-                    .values(last_used_at=at)
+                    select(_table.c.key_id)
+                    .where(older)
+                    .order_by(_table.c.key_id)
+                    .with_for_update(key_share=True)
                 )
+                await connection.execute(update(_table).where(older).values(last_used_at=at))
 
 
 def _key(row: Row[Any]) -> AccessKey:

@@ -8,9 +8,7 @@ linger timer: a single row is committed immediately.
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +18,30 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from onbook.adapters.database import sqlite_file
 from onbook.adapters.database.errors import primary_code, reason
+from onbook.adapters.database.log_rows import (
+    MAX_GROUP,
+    ROW_REQUEST,
+    ROW_TIME,
+    TEXT_TIME,
+    Entry,
+    Values,
+    row_values,
+    settle,
+    stop,
+    text_values,
+)
+from onbook.adapters.database.postgres_url import is_postgres
 from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
 from onbook.adapters.database.types import utc_text
 from onbook.adapters.errors import AlreadyRecorded, RowRefused
-from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+from onbook.ports.stores import (
+    EnhancementLog,
+    EnhancementRow,
+    EnhancementTexts,
+    StoreUnavailable,
+)
 
 _log = structlog.get_logger(__name__)
-
-# Bounds how long the first row of a group waits for the last one.
-_MAX_GROUP: Final = 256
-
-Values = tuple[object, ...]
 
 
 def _insert_sql(table: Table) -> str:
@@ -39,26 +50,22 @@ def _insert_sql(table: Table) -> str:
 
 _INSERT_ROW: Final = _insert_sql(enhancement_logs)
 _INSERT_TEXTS: Final = _insert_sql(enhancement_texts)
-_ROW_COLUMNS: Final = tuple(column.name for column in enhancement_logs.columns)
-_TEXT_COLUMNS: Final = tuple(column.name for column in enhancement_texts.columns)
-_row_values: Final[Callable[[EnhancementRow], Values]] = attrgetter(*_ROW_COLUMNS)
-_text_values: Final[Callable[[EnhancementTexts], Values]] = attrgetter(*_TEXT_COLUMNS)
-_ROW_TIME: Final = _ROW_COLUMNS.index("created_at")
-_ROW_REQUEST: Final = _ROW_COLUMNS.index("request_id")
-_TEXT_TIME: Final = _TEXT_COLUMNS.index("created_at")
-
-if {item.name for item in fields(EnhancementRow)} != set(_ROW_COLUMNS):  # pragma: no cover
-    raise AssertionError("enhancement_logs and EnhancementRow differ")
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One row on its way, and who waits for it. ``error`` None once committed."""
+def enhancement_log(url: str) -> EnhancementLog:
+    """Return the audit log in the database of ``url``; nothing is opened before the first row.
 
-    row: Values
-    texts: Values | None
-    done: "asyncio.Future[None]"
-    error: StoreUnavailable | None = None
+    Raises:
+        DatabaseUnusable: the URL is not right.
+    """
+    if is_postgres(url):
+        # Imported here: a service on SQLite needs no driver of Postgres.
+        from onbook.adapters.database.postgres_log import (  # noqa: PLC0415 - see above
+            PostgresEnhancementLog,
+        )
+
+        return PostgresEnhancementLog(url)
+    return SqliteEnhancementLog(url)
 
 
 class SqliteEnhancementLog:
@@ -79,7 +86,7 @@ class SqliteEnhancementLog:
         self._writer = _Writer(sqlite_file.sqlite_path(url), busy_timeout_s)
         self._lock = threading.Lock()
         self._wake = threading.Semaphore(0)
-        self._pending: list[_Entry] = []
+        self._pending: list[Entry] = []
         self._idle = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -95,9 +102,9 @@ class SqliteEnhancementLog:
             StoreUnavailable: nothing was written.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(_timed(_row_values(row), _ROW_TIME), None, loop.create_future())
+        entry = Entry(_timed(row_values(row), ROW_TIME), None, loop.create_future())
         if texts is not None:
-            entry.texts = _timed(_text_values(texts), _TEXT_TIME)
+            entry.texts = _timed(text_values(texts), TEXT_TIME)
         with self._lock:
             if self._closing:
                 raise StoreUnavailable("The audit log is closed.")
@@ -123,11 +130,11 @@ class SqliteEnhancementLog:
             await asyncio.to_thread(thread.join)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        group: list[_Entry] = []
+        group: list[Entry] = []
         try:
             while True:
                 with self._lock:
-                    group, self._pending = self._pending[:_MAX_GROUP], self._pending[_MAX_GROUP:]
+                    group, self._pending = self._pending[:MAX_GROUP], self._pending[MAX_GROUP:]
                     if not group:
                         if self._closing:
                             return
@@ -145,8 +152,7 @@ class SqliteEnhancementLog:
                 self._thread = None
                 self._idle = False
                 left, self._pending = group + self._pending, []
-            for entry in left:
-                entry.error = StoreUnavailable("The writer of the audit log has stopped.")
+            stop(left)
             _hand_back(loop, left)
 
 
@@ -159,7 +165,7 @@ class _Writer:
         self._connection: sqlite3.Connection | None = None
         self._inode: sqlite_file.Inode | None = None
 
-    def commit(self, group: Sequence[_Entry]) -> None:
+    def commit(self, group: Sequence[Entry]) -> None:
         """Commit ``group`` and set the error of each entry that could not be."""
         error = self._attempt(group)
         if error is None:
@@ -177,7 +183,7 @@ class _Writer:
             self._connection.close()
             self._connection = None
 
-    def _attempt(self, group: Sequence[_Entry]) -> BaseException | None:
+    def _attempt(self, group: Sequence[Entry]) -> BaseException | None:
         try:
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
@@ -202,8 +208,8 @@ class _Writer:
             return error
         return None
 
-    def _port_error(self, entry: _Entry, error: BaseException) -> StoreUnavailable:
-        if isinstance(error, sqlite3.IntegrityError) and self._has(entry.row[_ROW_REQUEST]):
+    def _port_error(self, entry: Entry, error: BaseException) -> StoreUnavailable:
+        if isinstance(error, sqlite3.IntegrityError) and self._has(entry.row[ROW_REQUEST]):
             return AlreadyRecorded("The audit log already has a row with this request_id.")
         if _concerns_one_row(error) and primary_code(error) != sqlite3.SQLITE_FULL:
             return RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
@@ -245,19 +251,9 @@ def _timed(values: Values, position: int) -> Values:
     return (*values[:position], utc_text(time), *values[position + 1 :])  # type: ignore[arg-type]  # the column is created_at
 
 
-def _hand_back(loop: asyncio.AbstractEventLoop, group: Sequence[_Entry]) -> None:
+def _hand_back(loop: asyncio.AbstractEventLoop, group: Sequence[Entry]) -> None:
     try:
-        loop.call_soon_threadsafe(_settle, group)
+        loop.call_soon_threadsafe(settle, group)
     except RuntimeError:
         # The loop is closed: nobody waits any more, and the rows are where they are.
         return
-
-
-def _settle(group: Sequence[_Entry]) -> None:
-    for entry in group:
-        if entry.done.done():
-            continue
-        if entry.error is None:
-            entry.done.set_result(None)
-        else:
-            entry.done.set_exception(entry.error)

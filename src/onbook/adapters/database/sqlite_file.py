@@ -43,8 +43,9 @@ def sqlite_path(url: str) -> Path:
             return Path(path)
     # The URL itself may hold a password.
     raise DatabaseUnusable(
-        "The database URL must be sqlite+aiosqlite:///<path of a file>, without options; "
-        "set ONBOOK_DATABASE_URL, or leave it out for the default."
+        "The database URL must be sqlite+aiosqlite:///<path of a file>, without options, or "
+        "postgresql://user:password@host:port/name; set ONBOOK_DATABASE_URL, or leave it out for "
+        "the default."
     )
 
 

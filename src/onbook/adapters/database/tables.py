@@ -11,9 +11,11 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Double,
+    Identity,
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -56,13 +58,19 @@ prompt_templates: Final = Table(
     Column("variables", JsonDocument, nullable=False, server_default=text("'[]'")),
     Column("negative_prompt", Text),
     Column("description", Text, nullable=False, server_default=text("''")),
+    Column("tests", JsonDocument, nullable=False, server_default=text("'[]'")),
     Column("is_active", Boolean, nullable=False, server_default=true()),
     Column("updated_by", Text),
     Column("change_reason", Text),
     Column("created_at", UtcDateTime, nullable=False, server_default=utc_now()),
     Column("updated_at", UtcDateTime, nullable=False, server_default=utc_now()),
-    # As of the last write by Onbook; readers recompute it, since raw SQL does not.
+    # NULL after an edit by raw SQL, until a gateway has filled it in; readers recompute it.
     Column("content_sha256", String(64)),
+    # The event that explains the row's present state. A write that leaves it as it was came by
+    # raw SQL, and the triggers write its event.
+    Column("event_id", String(36)),
+    # The epoch at which the row last changed, so that gateways read only what is new.
+    Column("changed_epoch", BigInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("template_name"),
     CheckConstraint("content_mode IN ('sfw', 'nsfw')", name="content_mode"),
 )
@@ -77,6 +85,96 @@ Index(
     unique=True,
     sqlite_where=text("is_active"),
     postgresql_where=text("is_active"),
+)
+
+Index(None, prompt_templates.c.changed_epoch)
+
+# Append-only, kept so by triggers: no version changes but for a content_sha256 that was missing,
+# and none that was ever live is deleted.
+prompt_template_versions: Final = Table(
+    "prompt_template_versions",
+    metadata,
+    Column("template_name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("model_type", Text, nullable=False),
+    Column("use_case", Text, nullable=False),
+    Column("content_mode", Text, nullable=False),
+    Column("target", Text),
+    Column("system_prompt", Text, nullable=False),
+    Column("user_format", Text),
+    Column("token_limit", Integer, nullable=False),
+    Column("token_unit", Text, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("sampling", JsonDocument, nullable=False),
+    Column("examples", JsonDocument, nullable=False),
+    Column("examples_sent", Integer, nullable=False),
+    Column("grammar", Text),
+    Column("variables", JsonDocument, nullable=False),
+    Column("negative_prompt", Text),
+    Column("description", Text, nullable=False),
+    Column("tests", JsonDocument, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text),
+    Column("created_at", UtcDateTime, nullable=False, server_default=utc_now()),
+    Column("content_sha256", String(64)),
+    Column("base_version", Integer),
+    Column("origin_version", Integer),
+    PrimaryKeyConstraint("template_name", "version"),
+)
+
+# Append-only, kept so by triggers.
+template_events: Final = Table(
+    "template_events",
+    metadata,
+    # In the order of commits; the id is what other rows refer to.
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
+    Column("event_id", String(36), nullable=False, server_default=new_uuid()),
+    Column("created_at", UtcDateTime, nullable=False, server_default=utc_now()),
+    Column("template_name", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("from_version", Integer),
+    Column("to_version", Integer),
+    Column("gate", JsonDocument),
+    UniqueConstraint("event_id"),
+)
+
+Index(None, template_events.c.template_name, template_events.c.position)
+
+template_splits: Final = Table(
+    "template_splits",
+    metadata,
+    Column("split_id", String(36), primary_key=True),
+    Column("template_name", Text, nullable=False),
+    Column("candidate_version", Integer, nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("outcome", Text),
+    CheckConstraint("percent BETWEEN 1 AND 99", name="percent"),
+    CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended"),
+)
+
+Index(
+    "uq_template_splits_running",
+    template_splits.c.template_name,
+    unique=True,
+    sqlite_where=text("ended_at IS NULL"),
+    postgresql_where=text("ended_at IS NULL"),
+)
+
+# Who serves what; a row per gateway process, removed when it stops.
+gateways: Final = Table(
+    "gateways",
+    metadata,
+    Column("gateway_id", String(36), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("active_sha256", String(64), nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
 )
 
 template_epoch: Final = Table(
@@ -101,6 +199,7 @@ enhancement_logs: Final = Table(
     Column("template_version", Integer),
     Column("template_sha256", String(64)),
     Column("template_source", Text),
+    Column("template_split", Text),
     Column("content_mode", Text, nullable=False),
     Column("target", Text),
     Column("model_type", Text),

@@ -5,7 +5,7 @@ Migrations import these too, so what they store never changes.
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, DateTime, Dialect, String, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
@@ -15,15 +15,24 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
 
-def utc_text(value: datetime) -> str:
-    """Return ``value`` as UTC text of fixed width, which sorts as time does.
+def zoned(value: datetime) -> datetime:
+    """Return ``value`` in UTC.
 
     Raises:
         ValueError: it has no time zone.
     """
     if value.tzinfo is None:
         raise ValueError("a stored time needs its time zone")
-    return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return value.astimezone(UTC)
+
+
+def utc_text(value: datetime) -> str:
+    """Return ``value`` as UTC text of fixed width, which sorts as time does.
+
+    Raises:
+        ValueError: it has no time zone.
+    """
+    return zoned(value).isoformat(timespec="microseconds")
 
 
 def utc_from_text(text: str) -> datetime:
@@ -34,6 +43,9 @@ def utc_from_text(text: str) -> datetime:
     """
     value = datetime.fromisoformat(text)
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -49,37 +61,46 @@ class UtcDateTime(TypeDecorator[datetime]):
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
-        """Store UTC."""
-        if value is None or dialect.name != "sqlite":
-            return value
+        """Store UTC; a time without its zone raises ValueError."""
+        if value is None:
+            return None
+        if dialect.name != "sqlite":
+            return zoned(value)
         return utc_text(value)
 
     def process_result_value(self, value: object, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Return UTC."""
+        """Return UTC; what an edit by hand made no time of is the beginning of time.
+
+        One such row must not take every other row of the result down.
+        """
         if value is None or isinstance(value, datetime):
             return value
-        return utc_from_text(str(value))
+        try:
+            return utc_from_text(str(value))
+        except ValueError:
+            return _NO_TIME
 
 
 class JsonDocument(TypeDecorator[object]):
     """JSONB on Postgres, text on SQLite.
 
-    Text that is not JSON (an edit by hand) comes back as that text, so that whoever reads the
-    row can refuse it by name instead of losing every other row of the result.
+    None is SQL's NULL, not JSON's. Text that is not JSON (an edit by hand) comes back as that
+    text, so that whoever reads the row can refuse it by name instead of losing every other row of
+    the result.
     """
 
-    impl = JSON
+    impl = JSON(none_as_null=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Pick the column's type."""
         if dialect.name == "sqlite":
             return dialect.type_descriptor(Text())
-        return dialect.type_descriptor(JSONB())
+        return dialect.type_descriptor(JSONB(none_as_null=True))
 
     def process_bind_param(self, value: object, dialect: Dialect) -> object:
         """Store compact JSON."""
-        if dialect.name != "sqlite":
+        if value is None or dialect.name != "sqlite":
             return value
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

@@ -1,10 +1,10 @@
 """The data that ships inside the package: the seed templates and the content-mode lexicon."""
 
-import tomllib
 from collections.abc import Iterable
 from importlib import resources
 
-from onbook.domain.templates import Template, TemplateInvalid, template_from_mapping
+from onbook.adapters.files.template_toml import from_toml
+from onbook.domain.templates import Template, TemplateInvalid
 
 
 def packaged_templates() -> tuple[Template, ...]:
@@ -32,7 +32,7 @@ def templates_from_files(files: Iterable[tuple[str, bytes]]) -> tuple[Template, 
     templates: dict[str, Template] = {}
     keys: dict[object, str] = {}
     for name, data in files:
-        template = _parsed(name, data)
+        template = from_toml(data, file=name).template
         if template.template_name in templates:
             raise _invalid(name, "template_name", "is that of another file")
         if template.key in keys:
@@ -51,20 +51,6 @@ def packaged_lexicon_bytes() -> bytes:
         OSError: the installation is incomplete.
     """
     return resources.files("onbook.domain.content_mode").joinpath("lexicon.toml").read_bytes()
-
-
-def _parsed(name: str, data: bytes) -> Template:
-    try:
-        values = tomllib.loads(data.decode())
-    except ValueError as error:
-        # tomllib names the line and column, never the text.
-        raise TemplateInvalid(f"{name}: is not TOML: {error}.", details={"file": name}) from None
-    try:
-        return template_from_mapping(values)
-    except TemplateInvalid as error:
-        raise TemplateInvalid(
-            f"{name}: {error.message}", details={**(error.details or {}), "file": name}
-        ) from None
 
 
 def _invalid(name: str, key: str, problem: str) -> TemplateInvalid:

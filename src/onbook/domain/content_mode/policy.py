@@ -10,6 +10,7 @@ from onbook.domain.content_mode.decision import (
     DecisionSource,
     Detection,
     DetectorIdentity,
+    Verdict,
 )
 from onbook.domain.errors import ContentModeNotAllowed, ContentRefused
 
@@ -20,6 +21,11 @@ _REASON_CEILING = "The deployment or the key does not allow nsfw."
 def ceiling_of(deployment: ContentMode, *, key_allows_nsfw: bool) -> ContentMode:
     """Return the most that may be served: nsfw only where deployment and key both allow it."""
     return "nsfw" if deployment == "nsfw" and key_allows_nsfw else "sfw"
+
+
+def is_above(mode: Verdict, highest: ContentMode) -> bool:
+    """Tell whether a text of ``mode`` is above ``highest``; the refused class always is."""
+    return mode == "refused" or (mode == "nsfw" and highest == "sfw")
 
 
 def decide(

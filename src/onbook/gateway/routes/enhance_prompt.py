@@ -10,7 +10,8 @@ from onbook.domain.content_mode.policy import ceiling_of, enforce
 from onbook.domain.enhancement import EnhanceCommand, Enhancement
 from onbook.domain.errors import WorkerUnavailable
 from onbook.domain.jobs import normalise_job_type
-from onbook.flows.enhance_prompt import decide_mode, enhance_prompt, prepare
+from onbook.domain.templates import ResolvedTemplate
+from onbook.flows.enhance_prompt import decide_off_loop, enhance_prompt, prepare
 from onbook.flows.infer_verified import messages_sha256
 from onbook.gateway.auth import require
 from onbook.gateway.errors import as_onbook_error, problem_of
@@ -24,6 +25,7 @@ from onbook.wire.gateway_api import (
     EnhanceRequest,
     EnhanceResponse,
     Integrity,
+    TemplateSplit,
     read_enhance_request,
 )
 from onbook.wire.worker_api import Message
@@ -38,7 +40,7 @@ async def enhance_prompt_route(call: Call, service: Service) -> None:
     caller = replace(call.caller, user_id=request.user_id)
     call = replace(call, caller=caller)
     if request.dry_run:
-        await send_json(call.send, 200, _dry_run(command, call, service), call.headers)
+        await send_json(call.send, 200, await _dry_run(command, call, service), call.headers)
     elif request.stream:
         await _stream(command, call, service)
     else:
@@ -76,6 +78,7 @@ def command_from(request: EnhanceRequest) -> EnhanceCommand:
         content_type=request.content_type,
         template_name=request.template_name,
         template_version=request.template_version,
+        variables=request.variables,
         seed=request.seed,
         regeneration=request.regeneration,
         negative_prompt=request.negative_prompt,
@@ -107,6 +110,7 @@ def _metadata(enhancement: Enhancement) -> EnhancementMetadata:
         template_version=template.version if template else None,
         template_sha256=template.content_sha256 if template else None,
         template_source=resolved.source if resolved else None,
+        template_split=_split(resolved),
         fallback_level=enhancement.fallback_level,
         cache_hit=bool(resolved and resolved.cache_hit),
         model_used=run.model_used if run else None,
@@ -149,6 +153,15 @@ def _metadata(enhancement: Enhancement) -> EnhancementMetadata:
     )
 
 
+def _split(resolved: ResolvedTemplate | None) -> TemplateSplit | None:
+    split = resolved.split if resolved else None
+    if split is None:
+        return None
+    return TemplateSplit(
+        candidate_version=split.candidate_version, percent=split.percent, arm=split.arm
+    )
+
+
 def _decision(decision: ContentDecision) -> ContentDecisionBody:
     return ContentDecisionBody(
         mode=decision.mode,
@@ -166,14 +179,15 @@ def _decision(decision: ContentDecision) -> ContentDecisionBody:
     )
 
 
-def _dry_run(command: EnhanceCommand, call: Call, service: Service) -> DryRunResponse:
+async def _dry_run(command: EnhanceCommand, call: Call, service: Service) -> DryRunResponse:
     """Resolve and compose, and show what would be sent: that takes the right to read templates."""
     require(call.caller, "templates:read")
     services = service.enhance
-    decision = decide_mode(command, call.caller, services)
+    decision = await decide_off_loop(command, call.caller, services)
     ceiling = ceiling_of(services.ceiling, key_allows_nsfw=call.caller.may("nsfw"))
     enforce(decision, ceiling=ceiling)
-    prepared = prepare(command, call.request_id, decision, services)
+    prepared = await prepare(command, call.caller, call.request_id, decision, services)
+    enforce(prepared.decision, ceiling=ceiling)
     template = prepared.resolved.template
     return DryRunResponse(
         success=True,
@@ -184,6 +198,7 @@ def _dry_run(command: EnhanceCommand, call: Call, service: Service) -> DryRunRes
         template_version=template.version,
         template_sha256=template.content_sha256,
         template_source=prepared.resolved.source,
+        template_split=_split(prepared.resolved),
         fallback_level=prepared.resolved.fallback_level,
         content_decision=_decision(decision),
         seed=prepared.seed,

@@ -34,7 +34,8 @@ class Readyz:
 
     async def __call__(self, _scope: "Scope", _receive: "Receive", send: "Send") -> None:
         """Answer 200 or 503, with what is behind it."""
-        state = self._service.book.state()
+        service = self._service
+        state = service.book.state()
         # Without a single active template the packaged ones serve, so there is always one.
         ready = state.templates > 0 or state.packaged > 0
         body = {
@@ -42,11 +43,16 @@ class Readyz:
             "templates": {
                 "source": state.source,
                 "active": state.templates,
+                # Equal on two gateways that serve the same.
+                "sha256": state.active_sha256,
+                "epoch": state.epoch,
                 "age_seconds": round(state.age_seconds, 1),
+                "stale": sorted(service.book.stale()),
             },
             "database": "ok" if state.reachable else "unreachable",
-            "worker": "ok" if self._service.worker_ready else "unavailable",
-            "spooled_rows": self._service.log.pending,
+            "gateway": {"id": service.gateway.gateway_id, "name": service.gateway.name},
+            "worker": "ok" if service.worker_ready else "unavailable",
+            "spooled_rows": service.log.pending,
         }
         await send_json(send, 200 if ready else 503, body)
 

@@ -30,7 +30,7 @@ _CONTENT = (
 _CONTENT_CHANGED = " OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in _CONTENT)
 
 # Raw SQL is a supported way in, so what every edit must do is done by the database.
-_TRIGGERS = (
+SQLITE_TRIGGERS = (
     *(
         f"""
         CREATE TRIGGER prompt_templates_epoch_{event} AFTER {event} ON prompt_templates
@@ -63,7 +63,7 @@ def upgrade() -> None:
     _create_templates()
     _create_log()
     _create_access_keys()
-    for trigger in _TRIGGERS if op.get_bind().dialect.name == "sqlite" else ():
+    for trigger in SQLITE_TRIGGERS if op.get_bind().dialect.name == "sqlite" else ():
         op.get_bind().exec_driver_sql(trigger)
 
 

@@ -1,0 +1,1 @@
+"""Prompts of other tools as templates: one module per format, each a pure ``parse``."""
