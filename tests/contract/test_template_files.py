@@ -127,7 +127,7 @@ def _templates(draw: st.DrawFn) -> Template:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(template=_templates())
 def test_a_template_comes_back_as_it_was(template: Template) -> None:
     text = to_toml(template, version=template.version)
@@ -140,7 +140,7 @@ def test_a_template_comes_back_as_it_was(template: Template) -> None:
     assert to_toml(back.template, version=template.version) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(template=_templates())
 def test_the_line_of_each_key_is_where_it_stands(template: Template) -> None:
     text = to_toml(template, version=3)

@@ -36,7 +36,7 @@ STEPS: Final = st.lists(st.one_of(CHANGES, st.just("draft"), st.just("delete")),
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     # The book is shared; each example has a template of its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,6 +1,8 @@
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -196,26 +198,26 @@ except DatabaseAway as error:
 @pytest.mark.parametrize("current", [True, False])
 def test_a_read_only_database_is_refused(
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     current: bool,  # noqa: FBT001 - a param
 ) -> None:
-    warm = sqlite_url(tmp_path_factory.mktemp("warm") / "onbook.db")
-    path = tmp_path / "onbook.db"
+    warm = sqlite_url(tmp_path / "onbook.db")
+    # Of its own: nobody else may look into the directories of the tests.
+    place = Path(tempfile.mkdtemp())
+    path = place / "onbook.db"
     if current:
         migrate(sqlite_url(path))
     else:
         path.touch()
     path.chmod(0o444)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o555)
+    place.chmod(0o555)
     # Root may write anywhere, so give that up where it is root that runs the tests, once all
     # that is imported on the way is there: another user may not be able to read it.
     before = f"migrate({warm!r}); os.geteuid() or os.setuid(65534)"
     try:
         out = _run(_REFUSED.format(before=before), sqlite_url(path))
     finally:
-        for directory in (tmp_path, *tmp_path.parents[:2]):
-            directory.chmod(0o700)
+        place.chmod(0o700)
+        shutil.rmtree(place)
     assert "cannot be used" in out
     assert "read-only" in out or "cannot be opened" in out
     assert "Traceback" not in out
