@@ -69,7 +69,7 @@ def environment(**options: str | None) -> dict[str, str]:
         "ONBOOK_DATABASE_RETRY_S": "0.25",
         **options,
     }
-    return kept | {name: value for name, value in set_here.items() if value is not None}
+    return {name: value for name, value in (kept | set_here).items() if value is not None}
 
 
 def start(
