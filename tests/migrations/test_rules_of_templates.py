@@ -243,9 +243,8 @@ def test_each_row_of_an_edit_gets_its_own_version_and_event(book: RawBook) -> No
     for name in ("a", "b", "c"):
         book.run(insert(name))
     book.run("UPDATE prompt_templates SET system_prompt = 'All.', version = version + 1")
-    assert the_epoch(book) == max(
-        epoch for (epoch,) in book.rows("SELECT changed_epoch FROM prompt_templates")
-    )
+    (newest,) = book.rows("SELECT max(changed_epoch) FROM prompt_templates")
+    assert newest == (the_epoch(book),)
     assert book.rows(
         "SELECT count(*), min(version), max(version) FROM prompt_templates WHERE changed_epoch > 3"
     ) == [(3, 2, 2)]
