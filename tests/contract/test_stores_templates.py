@@ -18,6 +18,7 @@ from onbook.adapters.database.template_store import SqlTemplateStore
 from onbook.adapters.files.packaged import packaged_templates
 from onbook.domain.templates import Template, content_sha256
 from onbook.ports.stores import StoreUnavailable, TemplateStore
+from onbook.ports.template_library import TemplateFilter
 from support_books import NAME, Book, book_at, book_on, template
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -423,3 +424,15 @@ async def test_only_what_can_be_written_again_is_not_synced(sqlite_file: str) ->
     await engine.dispose()
     full, normal = 2, 1
     assert levels == [full, normal, normal, full]
+
+
+async def test_a_time_that_is_none_takes_no_other_row_down(
+    sqlite_file: str, make_template: Make
+) -> None:
+    engine = create_engine(sqlite_file)
+    await SqlTemplateStore(engine).seed([make_template()], at=AT)
+    async with writer(engine).begin() as connection:
+        await connection.exec_driver_sql("UPDATE prompt_templates SET updated_at = 'now'")
+    (row,) = await SqlTemplateLibrary(engine).list(TemplateFilter())
+    await engine.dispose()
+    assert row.updated_at == datetime.fromtimestamp(0, UTC)

@@ -243,3 +243,12 @@ def test_a_current_database_is_recognised_without_the_heavy_imports(postgres_url
         [sys.executable, "-c", code, postgres_url], capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_schema_whose_name_needs_quotes_is_one_like_others(postgres: PostgresServer) -> None:
+    with postgres.database(migrated=False) as url:
+        name = url.rpartition("/")[2]
+        postgres.execute('CREATE SCHEMA "Ob ook"', database=name)
+        postgres.execute(f'ALTER DATABASE {name} SET search_path = "Ob ook"')
+        migrate(url)
+        assert postgres_revision(url) == HEAD
