@@ -130,6 +130,8 @@ class Service:
                 self.prepared.away = str(error)
                 _log.warning("database.still_away", reason=self.prepared.away)
             return
+        # Whoever sees the key may use it at once, and not only when the database is next asked.
+        await self.keys.keep()
         if first_key is not None and self._tell_key is not None:
             self._tell_key(first_key)
         self.prepared.away = None
