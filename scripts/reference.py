@@ -48,6 +48,13 @@ _WORDS: Final = Path(__file__).with_name("reference_words.toml")
 Json = Mapping[str, object]
 
 
+# Codes that a worker answers and the gateway does not, with what to do.
+_WORKER_ALONE: Final = {
+    "RATE_LIMITED": "Only a worker answers it: its queue is full, or it has seen too many signed "
+    "requests. Try again after Retry-After seconds.",
+}
+
+
 def render() -> dict[str, str]:
     """Return the content of each generated page by its file name."""
     pages = {
@@ -157,9 +164,9 @@ def _errors() -> Iterator[str]:
             f"`{row.code}`",
             ", ".join(map(str, row.statuses)),
             row.when
-            if row.code in raised
+            if row.code in raised or row.code in _WORKER_ALONE
             else f"{row.when} Reserved: this version never answers it.",
-            actions.get(row.code, ""),
+            actions.get(row.code) or _WORKER_ALONE.get(row.code, ""),
         )
         for row in ERROR_CODES
     ]

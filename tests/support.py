@@ -1,11 +1,11 @@
 """What several test areas share: a real service on a temporary directory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import httpx
 from starlette.types import ASGIApp
@@ -13,10 +13,14 @@ from starlette.types import ASGIApp
 from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.bootstrap import Service, build_service, ensure_first_key, prepare_database
 from onbook.gateway.app import build_gateway
-from onbook.ports.inference import Completion, InferenceWorker
+from onbook.ports.inference import Completion, InferenceWorker, WorkerPromise
 from onbook.settings import Settings
 from onbook.wire.worker_api import Endpoint, InferenceRequest
 from onbook.worker.start import Worker, build_worker
+
+if TYPE_CHECKING:
+    from onbook.domain.worker_health import Trouble
+    from onbook.wire.signing import PublishedKey
 
 ADMIN_KEY = "test-admin-key-0123456789"
 
@@ -43,8 +47,11 @@ class FakeWorker:
     ) -> None:
         self._answer = answer
         self.worker_id: str | None = "fake"
-        self.public_key: str | None = None
+        self.public_keys: frozenset[str] = frozenset()
+        self.published: Sequence[PublishedKey] = ()
         self.model_sha256: str | None = None
+        self.promise: WorkerPromise | None = None
+        self.trouble: Trouble | None = None
         self.requests: list[InferenceRequest] = []
         self.endpoints: list[Endpoint] = []
 
@@ -103,18 +110,18 @@ async def running(
     settings: Settings, worker: InferenceWorker | None = None
 ) -> AsyncIterator[Running]:
     await prepare_database(settings)
-    local = await asyncio.to_thread(embedded_worker, settings)
-    embedded = InProcessWorker(local.app, local.app.info, key=local.app.key)
-    service = build_service(settings, worker or embedded)
-    await ensure_first_key(service)
-    app = build_gateway(service, worker_app=local.app)
-    await service.start()
-    try:
-        async with client_of(app) as http:
-            yield Running(service, http, local, settings)
-    finally:
-        await service.close()
-        await local.close()
+    async with AsyncExitStack() as last_first:
+        local = await asyncio.to_thread(embedded_worker, settings)
+        last_first.push_async_callback(local.close)
+        embedded = InProcessWorker(local.app, local.app.info, key=local.app.key)
+        service = build_service(settings, worker or embedded)
+        last_first.push_async_callback(service.close)
+        await ensure_first_key(service)
+        app = build_gateway(service, worker_app=local.app)
+        await service.start()
+        yield Running(
+            service, await last_first.enter_async_context(client_of(app)), local, settings
+        )
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:

@@ -1,19 +1,24 @@
 """A worker over an engine that the test holds in its hand, reached without a socket."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import uvicorn
 from prometheus_client import CollectorRegistry
 
+from onbook.wire.http_signatures import RequestVerifier
 from onbook.wire.receipt import EffectiveSampling, Receipt
+from onbook.wire.signing import KeyRing, PublishedKey, Signer, new_ring
 from onbook.wire.worker_api import InferenceRequest, Message, WorkerInfo
+from onbook.worker.access import Access
 from onbook.worker.app import ENDPOINTS, WorkerApp
 from onbook.worker.engines.base import Engine, Piece
 from onbook.worker.engines.echo import EchoEngine
@@ -23,6 +28,11 @@ from onbook.worker.model_file import packaged_model
 from onbook.worker.purity import probe_purity
 from onbook.worker.receipts import ReceiptSigner
 from onbook.worker.rendering import chat_renderer
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from starlette.types import ASGIApp
 
 DONE = Piece("", "stop", 3)
 
@@ -52,6 +62,7 @@ class ScriptedEngine(EchoEngine):
         self.gate = gate
         self.calls: list[tuple[list[int], EffectiveSampling, str | None]] = []
         self.given = 0
+        self.away = False
         self.closed = asyncio.Event()
         self.started = asyncio.Event()
 
@@ -71,6 +82,26 @@ class ScriptedEngine(EchoEngine):
         finally:
             self.closed.set()
 
+    async def ready(self) -> bool:
+        return not self.away
+
+
+class HeldKeys:
+    """A ring that the test holds in its hand; a new key of it is in use at once."""
+
+    def __init__(self) -> None:
+        self.ring: KeyRing = new_ring("worker", at=datetime.now(UTC))
+
+    @property
+    def published(self) -> list[PublishedKey]:
+        return self.ring.published
+
+    def signer(self) -> Signer:
+        return self.ring.signer(datetime.now(UTC))
+
+    def rotate(self) -> None:
+        self.ring = self.ring.rotated(not_before=datetime.now(UTC))
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -80,6 +111,7 @@ class Bench:
     engine: Engine
     executor: Executor
     signer: ReceiptSigner
+    keys: HeldKeys
     registry: CollectorRegistry
     http: httpx.AsyncClient
     asked: dict[str, object] = field(
@@ -96,12 +128,17 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    engine: Engine | None = None, *, key: str | None = None, max_queue: int = 8
+    engine: Engine | None = None,
+    *,
+    key: str | None = None,
+    max_queue: int = 8,
+    verifier: RequestVerifier | None = None,
 ) -> AsyncIterator[Bench]:
     """Wire a worker around ``engine``, by default an echo with a context of 2,048 tokens."""
     engine = engine or EchoEngine(2048)
     chat = chat_renderer(engine.text, engine.chat_template)
-    signer = ReceiptSigner("worker-test", Ed25519PrivateKey.generate(), engine.model)
+    keys = HeldKeys()
+    signer = ReceiptSigner(keys.ring.owner, keys.signer, engine.model)
     executor = Executor(engine, signer, chat, max_queue=max_queue)
     info = WorkerInfo(
         worker_id=signer.worker_id,
@@ -109,14 +146,48 @@ async def bench(
         version="0",
         model=engine.model,
         endpoints=[f"/{name}" for name in ENDPOINTS],
-        purity=probe_purity(chat),
+        purity=probe_purity(chat, engine.text, engine.chat_template),
         public_key=signer.public_key,
+        max_queue=max_queue,
     )
     registry = CollectorRegistry()
-    app = WorkerApp(executor, info, key=key, registry=registry)
+    app = WorkerApp(
+        executor,
+        info,
+        keys=keys,
+        access=Access(key, verifier),
+        engine_ready=engine.ready,
+        registry=registry,
+    )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        yield Bench(app, engine, executor, signer, registry, http)
+        yield Bench(app, engine, executor, signer, keys, registry, http)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to whoever runs the tests."""
+
+    def capture_signals(self) -> "AbstractContextManager[None]":  # type: ignore[override]  # the base's is a generator
+        return nullcontext()
+
+
+@asynccontextmanager
+async def over_loopback(app: "ASGIApp") -> AsyncIterator[str]:
+    """Serve ``app`` on a real port of this machine, and give its URL."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        # Whoever connects before the server is up waits for it.
+        listener.listen()
+        config = uvicorn.Config(
+            app, http="httptools", lifespan="off", log_config=None, access_log=False
+        )
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
 
 
 def receipt_of(answer: httpx.Response) -> Receipt:

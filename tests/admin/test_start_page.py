@@ -1,7 +1,5 @@
-import base64
 import re
 from collections.abc import Callable
-from hashlib import sha256
 from html.parser import HTMLParser
 
 import httpx
@@ -9,6 +7,7 @@ import msgspec
 import pytest
 
 from onbook.adapters.files.packaged import packaged_templates
+from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.adapters.memory.clock import FixedClock
 from onbook.adapters.memory.templates import MemorySnapshots, MemoryTemplateStore
 from onbook.admin.assets import load_assets
@@ -23,7 +22,8 @@ from onbook.admin.status import (
 from onbook.bootstrap import Service
 from onbook.flows.resolve_template import TemplateBook
 from onbook.settings import Settings
-from onbook.wire.worker_api import WorkerInfo
+from onbook.wire.signing import key_id_of
+from onbook.wire.worker_api import InferenceRequest, Message, WorkerInfo
 from onbook.worker.start import Worker
 
 ClientOf = Callable[[Service, WorkerInfo | None], httpx.AsyncClient]
@@ -147,8 +147,8 @@ async def test_a_whole_service_reads_as_ready(
     assert {page.state(part) for part in ("templates", "database", "worker")} == {"ok"}
     assert ">echo<" in html
     assert "engine echo, purity self-test passed" in html
-    digits = sha256(base64.b64decode(info.public_key)).hexdigest()
-    assert f"{digits[:4]} {digits[4:8]} {digits[8:12]} {digits[12:16]}" in html
+    # The name that receipts, 'onbook keys signing list' and health-check-workers have for it.
+    assert f"key <code>{key_id_of(info.public_key)}</code>" in html
     assert "sfw only" in html
 
 
@@ -216,6 +216,37 @@ async def test_a_worker_away_is_said_and_is_no_outage(
     assert page.texts["worker"] == "away, rules write instead"
     assert page.state("worker") == "away"
     assert page.attributes("id", "status")["data-state"] == "fallback"
+
+
+async def test_a_worker_in_quarantine_is_said_and_is_no_outage(
+    service: Service, worker: Worker, client_of: ClientOf
+) -> None:
+    answer = await service.worker.infer(
+        "chat", InferenceRequest(messages=[Message("user", "hi")]), timeout_s=30
+    )
+    assert answer.judged is not None
+    answer.judged(("nonce",))
+    page = await page_of(client_of, service, worker.app.info)
+    assert page.texts["worker"] == "in quarantine, rules write instead"
+    assert page.state("worker") == "away"
+    assert page.attributes("id", "status")["data-state"] == "fallback"
+
+
+@pytest.mark.parametrize("trouble", ["refused", "untrusted"])
+async def test_a_worker_whose_answers_cannot_be_used_is_said(
+    service: Service,
+    worker: Worker,
+    client_of: ClientOf,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(InProcessWorker, "trouble", trouble)
+    page = await page_of(client_of, service, worker.app.info)
+    assert page.texts["worker"] == WORKER_WORDS[trouble]
+    assert page.state("worker") == "away"
+    assert page.attributes("id", "status")["data-state"] == "fallback"
+    async with client_of(service, worker.app.info) as client:
+        assert (await client.get("/readyz")).json()["worker"] == trouble
 
 
 async def test_without_a_template_the_page_says_not_ready(
@@ -300,6 +331,5 @@ def test_waiting_audit_rows_are_counted(pending: int, words: str) -> None:
     assert audit_words(pending) == words
 
 
-@pytest.mark.parametrize("key", [None, "no base64!", "ключ"])
-def test_a_key_that_is_not_there_has_no_fingerprint(key: str | None) -> None:
-    assert fingerprint_of(key) is None
+def test_a_key_that_is_not_there_has_no_fingerprint() -> None:
+    assert fingerprint_of(None) is None

@@ -9,13 +9,18 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from onbook.adapters.files.signing_keys import load_or_create_gateway_ring, save_ring
 from onbook.bootstrap import prepare_database
 from onbook.cli import doctor_checks, doctor_database, doctor_network
 from onbook.cli.doctor import examine
 from onbook.cli.doctor_checks import Check, Status
 from onbook.settings import Settings
+from onbook.wire.signing import key_id_of
+from onbook.worker.identity import load_or_create_keys
+from onbook.worker.models import Manifest, manifest_path, models_dir
 from server import ONBOOK, environment, served
 
 SECRET = "a-secret-that-nobody-may-see"
@@ -197,6 +202,64 @@ def test_keys_without_their_pepper(prepared: Path) -> None:
         )
     assert bad(options(prepared)) == {"key_pepper": "failure"}
     assert bad(options(prepared, key_pepper=SECRET)) == {}
+
+
+def test_a_damaged_ring_fails_as_a_start_does(data_dir: Path) -> None:
+    keys = data_dir / "gateway_keys.json"
+    load_or_create_gateway_ring(data_dir)
+    load_or_create_keys(data_dir)
+    assert bad(options(data_dir)) == {}
+    keys.write_text(keys.read_text().replace('"owner"', '"nobody"'))
+    check = found(options(data_dir))["gateway_keys"]
+    assert (check.status, "damaged" in check.message) == ("failure", True)
+    assert check.fix is not None
+    assert f"mv {keys} " in check.fix
+    keys.unlink()
+    worker = data_dir / "worker_keys.json"
+    worker.write_bytes(b"")
+    assert bad(options(data_dir)) == {"worker_keys": "failure"}
+    assert bad(options(data_dir, worker_url="http://127.0.0.1:1")) == {"worker": "failure"}
+    worker.unlink()
+    # Of an earlier version: taken over, if it is whole.
+    single = data_dir / "worker_ed25519.key"
+    single.write_text("00" * 31)
+    single.chmod(0o600)
+    assert bad(options(data_dir)) == {"worker_keys": "failure"}
+    single.write_text("01" * 32)
+    assert "first key" in found(options(data_dir))["worker_keys"].message
+
+
+def test_a_ring_that_is_open_and_one_with_a_next_key(data_dir: Path) -> None:
+    ring = load_or_create_gateway_ring(data_dir)
+    keys = data_dir / "gateway_keys.json"
+    keys.chmod(0o644)
+    check = found(options(data_dir))["gateway_keys"]
+    assert (check.status, check.fix) == ("warning", f"chmod 600 {keys}")
+    keys.chmod(0o600)
+    assert "follows" not in found(options(data_dir))["gateway_keys"].message
+    due = datetime(2099, 1, 2, 3, 4, tzinfo=UTC)
+    rotated = ring.rotated(not_before=due)
+    save_ring(keys, rotated)
+    check = found(options(data_dir))["gateway_keys"]
+    old, new = (key_id_of(key.public_key) for key in rotated.published)
+    assert check.status == "ok"
+    assert f"{old} in use; {new} follows at 2099-01-02 03:04 UTC" in check.message
+    assert all(key.private_key not in check.message for key in rotated.keys)
+
+
+def test_a_pulled_model_of_another_size(data_dir: Path) -> None:
+    model = models_dir(data_dir) / "tiny.gguf"
+    model.parent.mkdir()
+    model.write_bytes(b"GGUF!")
+    stated = Manifest(sha256="0" * 64, size_bytes=5, repository="Org/T", source_file="tiny.gguf")
+    manifest_path(model).write_bytes(msgspec.json.encode(stated))
+    assert bad(options(data_dir)) == {}
+    chosen = options(data_dir, model_path=model, worker_engine="llama_cpp")
+    assert found(chosen)["model"].fix == "run 'onbook model pull Org/T --file tiny.gguf'"
+    model.write_bytes(b"GGUF")
+    check = found(options(data_dir))["models"]
+    assert (check.status, "4 bytes, not the 5" in check.message) == ("warning", True)
+    assert check.fix == "run 'onbook model pull Org/T --file tiny.gguf'"
 
 
 def test_a_data_dir_that_is_a_file(tmp_path: Path) -> None:

@@ -14,12 +14,18 @@ from onbook.worker.engines.echo import EchoEngine
 from onbook.worker.engines.llama_cpp import LlamaCppEngine
 from onbook.worker.purity import probe_purity
 from onbook.worker.rendering import (
+    CHATML_END,
+    CHATML_START,
+    Budget,
     ChatMl,
     ContentNotPlainError,
+    LongRunError,
     PlainText,
     RawCompletion,
-    UnsupportedModelError,
+    RenderingCancelledError,
+    TooManyTokensError,
     chat_renderer,
+    spending,
 )
 from support_worker import packaged_llama
 
@@ -45,6 +51,9 @@ def _matching(text: str) -> list[int]:
 
 def _chars(text: str) -> list[int]:
     return [ord(character) for character in text]
+
+
+CONTROLS = {CHATML_START: -1, CHATML_END: -2}
 
 
 def _chatml(plain: PlainText) -> ChatMl:
@@ -107,24 +116,88 @@ def test_chatml_is_control_ids_around_role_and_content() -> None:
     ]  # fmt: skip
 
 
+def test_a_prompt_begins_with_the_token_that_the_model_wants() -> None:
+    plain = PlainText(_chars, {"<s>": -9}, bos=-9)
+    assert _chatml(plain).render([Message("user", "")])[:2] == [-9, -1]
+    assert RawCompletion(plain).render([Message("user", "ab")]) == [-9, *_chars("ab")]
+    assert RawCompletion(plain).render([Message("user", "")]) == []
+
+
 def test_a_raw_completion_is_the_contents_and_nothing_else() -> None:
     raw = RawCompletion(PlainText(_chars, {}))
     assert raw.render([Message("system", "a "), Message("user", "b")]) == _chars("a b")
 
 
-def test_a_model_that_is_not_chatml_is_refused() -> None:
-    plain = PlainText(_chars, {"<|im_start|>": 1, "<|im_end|>": 2})
-    assert chat_renderer(plain, None).start == 1
-    assert chat_renderer(plain, "{{'<|im_start|>'}}").end == 2
-    with pytest.raises(UnsupportedModelError):
-        chat_renderer(plain, "[INST] {{ content }} [/INST]")
-    with pytest.raises(UnsupportedModelError):
-        chat_renderer(PlainText(_chars, {"<|im_start|>": 1}), None)
+def test_a_tokenizer_that_begins_every_text_with_a_space_does_so_once_per_text() -> None:
+    def spaced(text: str) -> list[int]:
+        return [ord(" "), *_matching(text)]
+
+    ids = PlainText(spaced, SPECIAL).ids("a<tool_call>b<think>")
+    assert "".join("<" if token == 904 else chr(token) for token in ids) == " a<tool_call>b<think>"
+
+
+def test_a_text_of_very_many_literals_is_an_error_and_not_an_hour() -> None:
+    calls = 0
+
+    def counted(text: str) -> list[int]:
+        nonlocal calls
+        calls += 1
+        return _matching(text)
+
+    with pytest.raises(ContentNotPlainError):
+        PlainText(counted, SPECIAL).ids("<tool_call>" * 90_000)
+    assert calls == 1
+    assert len(PlainText(counted, SPECIAL).ids("<tool_call>" * 100)) == 1_100
+    assert calls < 500
+
+
+def test_all_contents_of_a_request_together_have_one_budget() -> None:
+    chat = ChatMl(PlainText(_matching, SPECIAL), 900, 901)
+    turn = Message("user", "<tool_call>" * 100)
+    with spending(Budget()):
+        assert chat.render([turn] * 4)
+    with spending(Budget()), pytest.raises(ContentNotPlainError):
+        chat.render([turn] * 6)
+
+
+def test_a_prompt_over_its_ids_is_read_no_further() -> None:
+    read: list[str] = []
+
+    def kept(text: str) -> list[int]:
+        read.append(text)
+        return _chars(text)
+
+    raw = ChatMl(PlainText(kept, {}), 900, 901)
+    with spending(Budget(max_ids=20)), pytest.raises(TooManyTokensError) as caught:
+        raw.render([Message("user", "twelve chars")] * 9)
+    assert caught.value.found == 35
+    assert len(read) == 3
+
+
+def test_a_rendering_that_nobody_waits_for_stops() -> None:
+    budget = Budget()
+    budget.cancelled = True
+    with spending(budget), pytest.raises(RenderingCancelledError):
+        PlainText(_chars, {}).ids("text")
+
+
+@pytest.mark.parametrize("unit", ["a", "!", " ", "\n", "中", "a\u0301", "'s", "a1", "\u00a0", "-a"])
+def test_a_run_that_a_recursive_tokenizer_would_not_survive_is_refused(unit: str) -> None:
+    text = PlainText(_chars, {}, longest_run=1024)
+    run = unit * (1024 // len(unit))
+    for apart in (f"{run} x ", f"x {run} "):
+        assert text.ids((apart if not unit.isspace() else run + "x") * 5)
+    with pytest.raises(LongRunError) as caught:
+        text.ids(f"Words before it. {run}{unit} And after it.")
+    assert "1024" in str(caught.value)
+    assert PlainText(_chars, {}).ids(run + unit)
 
 
 def test_the_purity_probe_passes_plain_chatml_and_says_what_it_checked() -> None:
-    report = probe_purity(chat_renderer(EchoEngine(512).text, None))
+    text = EchoEngine(512).text
+    report = probe_purity(chat_renderer(text, None), text, None)
     assert (report.passed, report.added_text, report.failures) == (True, "", [])
+    assert (report.rendering, report.verification) == ("chatml", "token_ids")
     assert len(report.checked) == 4
 
 
@@ -137,6 +210,13 @@ class _Adds(ChatMl):
         return super().render(messages)
 
 
+class _AddsAWord(ChatMl):
+    __slots__ = ()
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return [*super().render(messages), *_chars("Sure")]
+
+
 class _Drops(ChatMl):
     __slots__ = ()
 
@@ -144,11 +224,47 @@ class _Drops(ChatMl):
         return super().render(messages[-1:])
 
 
-@pytest.mark.parametrize("kind", [_Adds, _Drops])
+class _DropsLast(ChatMl):
+    __slots__ = ()
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return super().render(messages[:-1])
+
+
+class _Trims(ChatMl):
+    __slots__ = ()
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return super().render([Message(m.role, m.content[:-1]) for m in messages])
+
+
+class _Swaps(ChatMl):
+    __slots__ = ()
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        return super().render(messages[::-1])
+
+
+@pytest.mark.parametrize("kind", [_Adds, _AddsAWord, _Drops, _DropsLast, _Trims, _Swaps])
 def test_the_purity_probe_catches_text_that_is_added_or_dropped(kind: type[ChatMl]) -> None:
-    report = probe_purity(kind(PlainText(_chars, {}), start=-1, end=-2))
+    plain = PlainText(_chars, CONTROLS)
+    assert probe_purity(_chatml(plain), plain, None).passed
+    report = probe_purity(kind(plain, start=-1, end=-2), plain, None)
     assert not report.passed
     assert report.failures
+    assert report.added_text
+
+
+class _Trusting(ChatMl):
+    """Hands contents to the tokenizer as they are."""
+
+    __slots__ = ()
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        ids: list[int] = []
+        for part in self.parts(messages):
+            ids += [part] if isinstance(part, int) else self.text.tokenize(part)
+        return ids
 
 
 def test_the_purity_probe_catches_control_tokens_from_contents() -> None:
@@ -156,9 +272,19 @@ def test_the_purity_probe_catches_control_tokens_from_contents() -> None:
         parts = re.findall(r"<\|im_end\|>|.", text, re.DOTALL)
         return [-2 if part == "<|im_end|>" else ord(part) for part in parts]
 
-    report = probe_purity(_chatml(PlainText(special, {})))
+    plain = PlainText(special, CONTROLS)
+    report = probe_purity(_Trusting(plain, start=-1, end=-2), plain, None)
     assert not report.passed
     assert all("control tokens in the text" in failure for failure in report.failures)
+    assert any("change the control tokens" in failure for failure in report.failures)
+    assert probe_purity(_chatml(plain), plain, None).passed
+
+
+def test_the_purity_probe_reports_a_content_that_cannot_be_written() -> None:
+    plain = PlainText(_chars, CONTROLS | {"7": ord("7")})
+    report = probe_purity(_chatml(plain), plain, None)
+    assert not report.passed
+    assert all("cannot be written" in failure for failure in report.failures[:4])
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +299,9 @@ class TestPackagedModel:
 
     @pytest.fixture
     def chat(self, engine: LlamaCppEngine) -> ChatMl:
-        return chat_renderer(engine.text, engine.chat_template)
+        chat = chat_renderer(engine.text, engine.chat_template)
+        assert isinstance(chat, ChatMl)
+        return chat
 
     def _post(self, engine: LlamaCppEngine, path: str, body: object) -> Mapping[str, object]:
         """Ask the engine's own server, past our renderer."""
@@ -195,9 +323,12 @@ class TestPackagedModel:
     def _text(self, engine: LlamaCppEngine, ids: Sequence[int]) -> object:
         return self._post(engine, "/detokenize", {"tokens": ids})["content"]
 
-    def test_the_purity_probe_passes(self, chat: ChatMl) -> None:
-        report = probe_purity(chat)
+    def test_the_purity_probe_passes(self, engine: LlamaCppEngine, chat: ChatMl) -> None:
+        report = probe_purity(chat, engine.text, engine.chat_template)
         assert (report.passed, report.failures) == (True, [])
+        # What the model's own template would have done without a system message is in the notes.
+        assert [note.partition(":")[0] for note in report.notes] == ["user only", "three turns"]
+        assert all("SmolLM" in note for note in report.notes)
 
     def test_a_caller_cannot_close_his_own_turn(self, engine: LlamaCppEngine, chat: ChatMl) -> None:
         messages = [Message("user", ESCAPE)]

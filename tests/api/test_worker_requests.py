@@ -9,10 +9,10 @@ import pytest
 
 from onbook.wire.canonical import sha256_of, sha256_of_text
 from onbook.wire.receipt import request_sha256, signature_valid, token_ids_sha256
-from onbook.wire.worker_api import InferenceRequest, Message, WorkerInfo
+from onbook.wire.worker_api import InferenceRequest, Message
 from onbook.worker.engines.base import GrammarError, Piece
 from onbook.worker.rendering import RawCompletion, chat_renderer
-from support_worker import DONE, Bench, ScriptedEngine, bench, receipt_of
+from support_worker import DONE, Bench, ScriptedEngine, bench, over_loopback, receipt_of
 
 OFF = {
     "temperature": 0.7,
@@ -58,19 +58,6 @@ def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, object
     assert (body["success"], body["error_code"]) == (False, code)
     assert "SECRET" not in answer.text
     return body
-
-
-async def test_worker_info_says_what_runs_here(worker: Bench) -> None:
-    for path in ("/worker/info", "/model/info"):
-        info = msgspec.json.decode((await worker.http.get(path)).content, type=WorkerInfo)
-        assert info.pure_inference
-        assert info.public_key == worker.signer.public_key
-        assert info.endpoints == ["/chat", "/enhance", "/generate"]
-        assert info.purity.passed
-        assert info.model.context_size == 2048
-    for path in ("/health", "/chat/health"):
-        answer = await worker.http.get(path)
-        assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
 async def test_the_pure_inference_check_of_the_operators_guide(worker: Bench) -> None:
@@ -184,9 +171,13 @@ def _said(role: object, content: object, **more: object) -> dict[str, object]:
         (_with(seed=2**32), "seed"),
         (_with(stop="SECRET"), "stop"),
         (_with(stop=["x"] * 17), "stop"),
+        (_with(stop=[""]), "stop[0]"),
+        (_with(stop=["x", "y" * 257]), "stop[1]"),
         (_with(grammar=1), "grammar"),
         (_with(grammar="x" * 65_537), "grammar"),
         (_with(stream="SECRET"), "stream"),
+        (_with(seed=10**400), "seed"),
+        ({"messages": [{"role": "user", "content": "a"}] * 10_000}, "messages"),
         (_with(nonce="x" * 129), "nonce"),
     ],
 )
@@ -220,6 +211,18 @@ async def test_a_wrong_request_is_400_and_names_the_field(
         b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"SECRET":' * 100_000,
         b'{"inputs":"SECRET\\ud800"}',
+        b'{"messages":[{"role":"user","content":"a"}],"temperature":NaN}',
+        b'{"messages":[{"role":"user","content":"a"}],"temperature":Infinity}',
+        b'{"messages":[{"role":"user","content":"a"}],"max_tokens":1' + b"0" * 100_000 + b"}",
+        b'{"messages":[{"role":"user","content":"a"}],"temperature":1e999}',
+        b'{"messages":[{"role":"user","content":"SECRET"}],"messages":[]}',
+        b'{"messages":[{"role":"user","content":"a"}],"max_tokens":2,"max_tokens":3}',
+        b'{"messages":[{"role":"user","content":"SECRET","content":"b"}]}',
+        b'{"messages":[{"role":"user","content":"a"}],"stream":false,"str\\u0065am":false}',
+        b'{"inputs":"a","inputs":"SECRET"}',
+        b"messages=SECRET&max_tokens=1",
+        b'\xef\xbb\xbf{"messages":[]}',
+        "{}".encode("utf-16"),
     ],
     ids=lambda body: repr(body[:30]),
 )
@@ -232,6 +235,51 @@ async def test_what_is_not_json_is_400(worker: Bench, body: bytes) -> None:
 async def test_a_body_over_one_mebibyte_is_413(worker: Bench) -> None:
     body = json.dumps(_said("user", "SECRET" * 200_000)).encode()
     _problem(await worker.http.post("/chat", content=body), 413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_more_turns_than_the_context_holds_are_counted(worker: Bench) -> None:
+    turns = [{"role": "user", "content": "SECRET"}] * 4096
+    body = _problem(await worker.post("chat", {"messages": turns}), 400, "INVALID_PAYLOAD")
+    details = body["details"]
+    assert isinstance(details, dict)
+    assert details["tokens_needed"] > details["context_size"] == 2048
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "é"])
+async def test_the_body_counts_and_not_what_it_is_called(worker: Bench, kind: str | None) -> None:
+    headers = [] if kind is None else [(b"content-type", kind.encode())]
+    body = json.dumps(HELLO).encode()
+    answer = await worker.http.post("/chat", content=body, headers=headers)
+    assert answer.status_code == 200
+    _problem(
+        await worker.http.post("/chat", content=b"a=SECRET", headers=headers),
+        400,
+        "INVALID_PAYLOAD",
+    )
+
+
+async def test_over_a_real_connection_bodies_may_come_in_chunks_and_are_bounded(
+    worker: Bench,
+) -> None:
+    async def chunks(body: bytes, size: int) -> AsyncIterator[bytes]:
+        for at in range(0, len(body), size):
+            yield body[at : at + size]
+
+    async with over_loopback(worker.app) as url, httpx.AsyncClient(base_url=url) as http:
+        hello = json.dumps(HELLO).encode()
+        whole = await http.post("/chat", content=chunks(hello, 7))
+        assert whole.json()["response"] == "hello there"
+        _problem(await http.post("/chat", content=chunks(hello[:-1], 7)), 400, "INVALID_PAYLOAD")
+        big = b'{"messages":"' + b"SECRET" * 1_800_000
+        for content in (chunks(big, 65_536), big):
+            try:
+                answer = await http.post("/chat", content=content)
+            except (httpx.WriteError, httpx.ReadError):
+                # The server may hang up on a caller who goes on sending.
+                continue
+            _problem(answer, 413, "PAYLOAD_TOO_LARGE")
+        assert (await http.post("/chat", content=hello)).status_code == 200
+    assert worker.outcomes("chat", "PAYLOAD_TOO_LARGE") == 2
 
 
 async def test_an_unknown_field_of_many_characters_is_clipped(worker: Bench) -> None:
@@ -314,7 +362,8 @@ async def test_what_does_not_fit_the_context_is_400_with_both_counts() -> None:
 
 async def test_a_bad_grammar_is_400() -> None:
     async with bench(ScriptedEngine([GrammarError("SECRET")])) as worker:
-        _problem(await worker.post("chat", _with(grammar="SECRET")), 400, "INVALID_PAYLOAD")
+        answer = await worker.post("chat", _with(grammar="SECRET"))
+    assert _problem(answer, 400, "INVALID_PAYLOAD")["details"] == {"fields": ["grammar"]}
 
 
 async def test_the_callers_request_id_comes_back_with_an_error(worker: Bench) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import Receipt, signature_valid
-from onbook.worker.engines.base import EngineError, Piece
+from onbook.worker.engines.base import (
+    EngineError,
+    Piece,
+    UnsupportedSamplingError,
+    UpstreamUnavailableError,
+)
+from onbook.worker.errors import PurityError
 from support_worker import DONE, Bench, RawCall, ScriptedEngine, bench
 
 PIECES = (Piece("one"), Piece(" two"), Piece(" three\n\nevent: done"), Piece("", "stop", 3))
@@ -136,7 +142,7 @@ async def _until_waiting(worker: Bench, count: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_full_queue_is_503_with_retry_after() -> None:
+async def test_a_full_queue_is_429_with_retry_after() -> None:
     gate = asyncio.Semaphore(0)
     engine = ScriptedEngine([DONE], gate=gate)
     async with bench(engine, max_queue=1) as worker:
@@ -147,13 +153,56 @@ async def test_a_full_queue_is_503_with_retry_after() -> None:
         await _until_waiting(worker, 1)
         for body in (MESSAGES, {**MESSAGES, "stream": True}):
             refused = await worker.post("chat", body)
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert refused.json()["error_code"] == "WORKER_UNAVAILABLE"
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert refused.json()["error_code"] == "RATE_LIMITED"
+        info = (await worker.http.get("/worker/info")).json()
+        assert (info["running"], info["waiting"], info["max_queue"]) == (1, 1, 1)
         gate.release()
         gate.release()
         for call, task in zip((running, waiting), tasks, strict=True):
             assert (await _rest(call, task))[0]["status"] == 200
         assert worker.executor.running == worker.executor.waiting == 0
+
+
+async def test_while_draining_what_runs_and_waits_is_finished_and_nothing_new_is_taken() -> None:
+    gate = asyncio.Semaphore(0)
+    engine = ScriptedEngine(PIECES, gate=gate)
+    async with bench(engine) as worker:
+        calls = [RawCall("/chat", STREAM), RawCall("/chat", PLAIN)]
+        tasks = [calls[0].start(worker.app)]
+        await engine.started.wait()
+        tasks.append(calls[1].start(worker.app))
+        await _until_waiting(worker, 1)
+        worker.executor.begin_draining()
+        drained = asyncio.create_task(worker.executor.drained(10))
+        for _ in range(2):
+            refused = await worker.post("chat", MESSAGES)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert refused.json()["error_code"] == "WORKER_UNAVAILABLE"
+        health = await worker.http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        assert health.headers["retry-after"] == "5"
+        assert not drained.done()
+        for _ in range(2 * len(PIECES)):
+            gate.release()
+        sent = [await _rest(call, task) for call, task in zip(calls, tasks, strict=True)]
+        assert _event(sent[0][-1])[0] == "done"
+        assert sent[1][0]["status"] == 200
+        assert await drained
+
+
+async def test_draining_does_not_wait_for_ever() -> None:
+    gate = asyncio.Semaphore(0)
+    engine = ScriptedEngine(PIECES, gate=gate)
+    async with bench(engine) as worker:
+        call = RawCall("/chat", PLAIN)
+        task = call.start(worker.app)
+        await engine.started.wait()
+        worker.executor.begin_draining()
+        assert not await worker.executor.drained(0)
+        call.disconnect()
+        await _rest(call, task)
+        assert await worker.executor.drained(0)
 
 
 BUGS: Sequence[tuple[Exception, str]] = (
@@ -203,6 +252,50 @@ async def test_an_engines_failure_within_a_stream_ends_it_with_an_error(
     assert (name, last["more_body"]) == ("error", False)
     assert (problem["error_code"], problem["error"]) == ("INTERNAL", sentence)
     assert "SECRET" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "details"),
+    [
+        (UpstreamUnavailableError("SECRET"), 503, "WORKER_UNAVAILABLE", None),
+        (UnsupportedSamplingError(["min_p"]), 400, "INVALID_PAYLOAD", {"fields": ["min_p"]}),
+        (PurityError(12, 11), 502, "PURITY_VIOLATION", None),
+    ],
+)
+async def test_what_an_upstream_brings_about_has_its_code(
+    error: Exception, status: int, code: str, details: object
+) -> None:
+    async with bench(ScriptedEngine([error])) as worker:
+        answer = await worker.post("chat", MESSAGES)
+        assert (answer.status_code, answer.json()["error_code"]) == (status, code)
+        assert answer.json()["details"] == details
+        assert answer.headers.get("retry-after") == ("5" if status == 503 else None)
+        assert worker.outcomes("chat", code) == 1
+        assert worker.executor.running == 0
+    assert "SECRET" not in answer.text
+
+
+async def test_an_engine_that_read_something_else_gives_no_text() -> None:
+    engine = ScriptedEngine([Piece("half"), Piece("", "stop", 1, prompt_tokens=1)])
+    async with bench(engine) as worker:
+        answer = await worker.post("chat", MESSAGES)
+        assert (answer.status_code, answer.json()["error_code"]) == (502, "PURITY_VIOLATION")
+        assert "half" not in answer.text
+        call = RawCall("/chat", STREAM)
+        *_, last = await _rest(call, call.start(worker.app))
+    name, problem = _event(last)
+    assert (name, problem["error_code"]) == ("error", "PURITY_VIOLATION")
+
+
+async def test_an_upstream_that_is_away_is_seen_in_the_health() -> None:
+    engine = ScriptedEngine(PIECES)
+    async with bench(engine) as worker:
+        assert (await worker.http.get("/health")).status_code == 200
+        engine.away = True
+        health = await worker.http.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "upstream_away")
+        engine.away = False
+        assert (await worker.http.get("/health")).status_code == 200
 
 
 async def test_an_engine_that_stops_without_a_reason_gives_no_result() -> None:

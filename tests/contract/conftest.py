@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from onbook.adapters.database.access_key_store import SqlAccessKeyStore
 from onbook.adapters.database.engine import create_engine
 from onbook.adapters.database.enhancement_log import SqliteEnhancementLog, enhancement_log
+from onbook.adapters.database.log_rows import ROW_COLUMNS
 from onbook.adapters.database.schema import migrate
 from onbook.adapters.database.sqlite_file import sqlite_url
 from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
@@ -209,7 +210,10 @@ class Recorded:
     async def rows(self, log: EnhancementLog) -> Sequence[EnhancementRow]:
         if isinstance(log, MemoryEnhancementLog):
             return log.rows
-        return [EnhancementRow(**row) for row in await self._all(enhancement_logs)]
+        return [
+            EnhancementRow(**{name: row[name] for name in ROW_COLUMNS})
+            for row in await self._all(enhancement_logs)
+        ]
 
     async def texts(self, log: EnhancementLog) -> dict[str, EnhancementTexts]:
         if isinstance(log, MemoryEnhancementLog):

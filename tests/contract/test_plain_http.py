@@ -71,7 +71,7 @@ async def client_of(url: str, limit: int = 1000) -> AsyncIterator[PlainHttpClien
 async def test_sends_the_request_and_reads_the_answer() -> None:
     server = Server([OK])
     async with serving(server) as url, client_of(url + "/prefix") as client:
-        assert await client.post("/enhance", b"body") == (200, b"hi")
+        assert await client.post("/enhance", b"body") == (200, b"hi", None)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == b"POST /prefix/enhance HTTP/1.1"
@@ -80,11 +80,27 @@ async def test_sends_the_request_and_reads_the_answer() -> None:
     assert body == b"body"
 
 
+async def test_headers_of_one_request_are_not_sent_with_the_next() -> None:
+    server = Server([OK, OK])
+    async with serving(server) as url, client_of(url) as client:
+        await client.post("/", b"", {"X-Once": "1"})
+        await client.post("/", b"")
+    assert server.connections == 1
+    assert [b"X-Once: 1\r\n" in request for request in server.requests] == [True, False]
+
+
+async def test_the_answer_says_when_to_come_back() -> None:
+    busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\nContent-Length: 0\r\n\r\n"
+    async with serving(Server([busy, OK])) as url, client_of(url) as client:
+        assert await client.post("/", b"") == (429, b"", "7")
+        assert await client.post("/", b"") == (200, b"hi", None)
+
+
 async def test_a_connection_is_used_again() -> None:
     server = Server([OK, OK, OK])
     async with serving(server) as url, client_of(url) as client:
         for _ in range(3):
-            assert await client.post("/", b"") == (200, b"hi")
+            assert await client.post("/", b"") == (200, b"hi", None)
     assert server.connections == 1
 
 
@@ -92,7 +108,7 @@ async def test_requests_at_once_do_not_share_a_connection() -> None:
     server = Server([OK, OK])
     async with serving(server) as url, client_of(url) as client:
         answers = await asyncio.gather(client.post("/", b"1"), client.post("/", b"2"))
-    assert list(answers) == [(200, b"hi"), (200, b"hi")]
+    assert list(answers) == [(200, b"hi", None), (200, b"hi", None)]
     assert server.connections == 2
 
 
@@ -107,15 +123,15 @@ async def test_requests_at_once_do_not_share_a_connection() -> None:
 async def test_reads_every_framing(answer: bytes) -> None:
     server = Server([answer])
     async with serving(server) as url, client_of(url) as client:
-        assert await client.post("/", b"") == (200, b"hi")
+        assert await client.post("/", b"") == (200, b"hi", None)
 
 
 async def test_a_body_may_end_with_the_connection() -> None:
     server = Server([b"HTTP/1.0 200 OK\r\n\r\nhi", OK], close=True)
     async with serving(server) as url, client_of(url) as client:
-        assert await client.post("/", b"") == (200, b"hi")
+        assert await client.post("/", b"") == (200, b"hi", None)
         # The next request takes a connection of its own.
-        assert await client.post("/", b"") == (200, b"hi")
+        assert await client.post("/", b"") == (200, b"hi", None)
     assert server.connections == 2
 
 
@@ -131,8 +147,8 @@ async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
 async def test_an_answer_that_nobody_asked_for_is_never_the_next_answer() -> None:
     server = Server([OK + OK.replace(b"hi", b"no"), OK])
     async with serving(server) as url, client_of(url) as client:
-        assert await client.post("/", b"") == (200, b"hi")
-        assert await client.post("/", b"") == (200, b"hi")
+        assert await client.post("/", b"") == (200, b"hi", None)
+        assert await client.post("/", b"") == (200, b"hi", None)
     assert server.connections == 2
 
 
@@ -166,7 +182,7 @@ async def test_the_body_has_a_limit(size: int) -> None:
     server = Server([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, b"x" * size)])
     async with serving(server) as url, client_of(url, limit=1000) as client:
         if size == 1000:
-            assert await client.post("/", b"") == (200, b"x" * size)
+            assert await client.post("/", b"") == (200, b"x" * size, None)
         else:
             with pytest.raises(AnswerTooLargeError):
                 await client.post("/", b"")
@@ -209,7 +225,7 @@ async def test_the_worker_port_reads_a_result() -> None:
     body = msgspec.json.encode({"success": True, "enhanced_prompt": "a cat, soft light"})
     server = Server([_answer(body)])
     async with serving(server) as url:
-        worker = RemoteWorker(url, key="worker-key", public_key=None)
+        worker = RemoteWorker(url, key="worker-key", public_keys=())
         completion = await worker.infer("enhance", REQUEST, timeout_s=5)
         await worker.close()
     assert completion.text == "a cat, soft light"
@@ -226,8 +242,9 @@ async def test_the_worker_port_reads_a_result() -> None:
         (lambda: _answer(b"{}", b"307 Temporary Redirect"), WorkerUnavailable),
         (lambda: _answer(b"x" * (MAX_ANSWER_BYTES + 1)), WorkerAnswerInvalid),
         (lambda: _answer(b"no json"), WorkerAnswerInvalid),
+        (lambda: _answer(b"[" * 100_000), WorkerAnswerInvalid),
     ],
-    ids=["silent", "cut off", "redirect", "too large", "not JSON"],
+    ids=["silent", "cut off", "redirect", "too large", "not JSON", "nested"],
 )
 async def test_the_worker_port_names_what_went_wrong(
     answer: Callable[[], bytes | None], error: type[Exception]
@@ -235,7 +252,7 @@ async def test_the_worker_port_names_what_went_wrong(
     said = answer()
     server = Server([said], close=said is not None)
     async with serving(server) as url:
-        worker = RemoteWorker(url, key=None, public_key=None)
+        worker = RemoteWorker(url, key=None, public_keys=())
         with pytest.raises(error) as caught:
             await worker.infer("enhance", REQUEST, timeout_s=0.5)
         await worker.close()
@@ -245,7 +262,7 @@ async def test_the_worker_port_names_what_went_wrong(
 async def test_the_worker_port_says_when_nobody_listens() -> None:
     async with serving(Server([])) as url:
         pass
-    worker = RemoteWorker(url, key=None, public_key=None)
+    worker = RemoteWorker(url, key=None, public_keys=())
     with pytest.raises(WorkerUnavailable):
         await worker.infer("enhance", REQUEST, timeout_s=5)
     await worker.close()

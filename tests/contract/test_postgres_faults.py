@@ -26,6 +26,7 @@ from onbook.adapters.errors import AlreadyRecorded
 from onbook.adapters.files.spool import SpooledEnhancementLog
 from onbook.ports.stores import AccessKey, EnhancementRow, StoreUnavailable
 from postgres import NoPostgres, PostgresServer, postgres_server
+from support_chain import audited_rows, sound
 
 MakeRow = Callable[..., EnhancementRow]
 
@@ -71,6 +72,12 @@ async def engine_on(url: str, *, statement_timeout_s: float = 5.0) -> AsyncItera
         yield engine
     finally:
         await engine.dispose()
+
+
+async def chain(url: str, log: PostgresEnhancementLog) -> list[int]:
+    """Assert that all rows are one whole chain; return the sizes of its groups."""
+    async with engine_on(url) as engine:
+        return sound(await audited_rows(log, engine), keys=())
 
 
 async def request_ids(url: str) -> list[str]:
@@ -133,6 +140,7 @@ async def test_no_acknowledged_row_is_lost_or_doubled_when_the_server_is_killed(
             await log.record(row, None)
     ids = await request_ids(own_url)
     assert sorted(ids) == sorted(row.request_id for row in acknowledged + failed)
+    assert sum(await chain(own_url, log)) == len(ids)
 
 
 class _Losing:
@@ -176,6 +184,44 @@ async def test_rows_whose_commit_was_not_answered_are_looked_for(
         assert "was lost" in str(outcomes[0])
         assert await request_ids(own_url) == ["first"]
     await log.record(make_row(request_id="last"), None)
+    assert await chain(own_url, log) == ([1, 3, 1] if after else [1, 1])
+
+
+async def test_a_commit_that_comes_to_light_late_neither_forks_nor_doubles(
+    own_url: str, log: PostgresEnhancementLog, make_row: MakeRow
+) -> None:
+    await log.record(make_row(request_id="r0"), None)
+    connection = log._writer._connection
+    assert connection is not None
+    late = await connect(own_url, synchronous_commit="on")
+
+    class Late(_Losing):
+        """The server goes on with the statement after the connection is lost."""
+
+        async def execute(self, query: str, *args: object) -> str:
+            await late.execute("BEGIN")
+            await late.execute(query, *args)
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle")
+
+    log._writer._connection = Late(connection, after=False)  # type: ignore[assignment]  # it passes on the rest
+    row = make_row(request_id="r1")
+    with pytest.raises(StoreUnavailable, match="was lost"):
+        await log.record(row, None)
+    following = [
+        asyncio.create_task(log.record(make_row(request_id=name), None)) for name in ("r2", "r3")
+    ]
+    watcher = await connect(own_url)
+    # It waits for the place in the chain that the late row may take.
+    while not await watcher.fetchval("SELECT 1 FROM pg_locks WHERE NOT granted"):
+        assert not following[0].done()
+    await late.execute("COMMIT")
+    await asyncio.gather(*following)
+    with pytest.raises(AlreadyRecorded):
+        await log.record(row, None)
+    assert await request_ids(own_url) == ["r0", "r1", "r2", "r3"]
+    assert sum(await chain(own_url, log)) == 4
+    await late.close()
+    await watcher.close()
 
 
 async def test_another_row_with_the_same_request_is_not_taken_for_the_one_that_was_lost(

@@ -14,7 +14,9 @@ import pytest
 from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
 from onbook.adapters.database.schema import migrate
 from onbook.adapters.database.sqlite_file import sqlite_path
+from onbook.adapters.errors import AlreadyRecorded
 from onbook.ports.stores import EnhancementRow, StoreUnavailable
+from support_chain import audited_rows_in, sound
 
 MakeRow = Callable[..., EnhancementRow]
 
@@ -100,6 +102,7 @@ def test_kill_9_loses_no_acknowledged_row(sqlite_file: str, lines: int) -> None:
     told = {line.decode().strip() for line in acknowledged if line.endswith(b"\n")}
     assert len(told) >= lines
     assert told <= set(_request_ids(sqlite_file))
+    sound(audited_rows_in(sqlite_path(sqlite_file)), keys=())
 
 
 def test_a_full_disk_refuses_rows_and_recovers(sqlite_file: str) -> None:
@@ -110,6 +113,7 @@ def test_a_full_disk_refuses_rows_and_recovers(sqlite_file: str) -> None:
     assert 0 < int(failed) < 40
     assert "disk" in message
     assert sorted(_request_ids(sqlite_file)) == sorted(["before", *(f"r{n}" for n in range(40))])
+    sound(audited_rows_in(sqlite_path(sqlite_file)), keys=())
 
 
 async def test_a_file_that_moves_away_and_back(
@@ -126,6 +130,67 @@ async def test_a_file_that_moves_away_and_back(
     path.with_name("away.db").rename(path)
     await sqlite_log.record(rows[3], None)
     assert _request_ids(sqlite_file) == [rows[0].request_id, rows[3].request_id]
+
+
+async def test_a_restored_backup_leaves_a_gap_and_no_fork(
+    sqlite_file: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow
+) -> None:
+    path = sqlite_path(sqlite_file)
+    backup = path.with_name("backup.db")
+    rows = [make_row() for _ in range(5)]
+    for row in rows[:2]:
+        await sqlite_log.record(row, None)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+        source.backup(target)
+    for row in rows[2:4]:
+        await sqlite_log.record(row, None)
+    lost = audited_rows_in(path)
+    for file in path.parent.glob(path.name + "*"):
+        file.unlink()
+    backup.rename(path)
+    await sqlite_log.record(rows[4], None)
+    found = audited_rows_in(path)
+    sound(found[:2], keys=())
+    assert [row.seq for row in found] == [1, 2, 5]
+    assert found[2].prev_hash == lost[3].row_hash
+
+
+class _Unanswered:
+    """A connection whose next commit happens, or does not, without anybody hearing of it."""
+
+    def __init__(self, inner: sqlite3.Connection, *, happens: bool) -> None:
+        self._inner = inner
+        self._happens = happens
+
+    def execute(self, statement: str, *arguments: tuple[str, ...]) -> object:
+        if statement != "COMMIT":
+            return self._inner.execute(statement, *arguments)
+        self._inner.execute("COMMIT" if self._happens else "ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("happens", [True, False])
+async def test_a_commit_that_was_not_answered_neither_forks_nor_doubles(
+    sqlite_file: str, sqlite_log: SqliteEnhancementLog, make_row: MakeRow, *, happens: bool
+) -> None:
+    await sqlite_log.record(make_row(request_id="r0"), None)
+    writer = sqlite_log._writer
+    assert writer._connection is not None
+    writer._connection = _Unanswered(writer._connection, happens=happens)  # type: ignore[assignment]  # it passes on the rest
+    row = make_row(request_id="r1")
+    with pytest.raises(StoreUnavailable):
+        await sqlite_log.record(row, None)
+    if happens:
+        with pytest.raises(AlreadyRecorded):
+            await sqlite_log.record(row, None)
+    else:
+        await sqlite_log.record(row, None)
+    await sqlite_log.record(make_row(request_id="r2"), None)
+    assert _request_ids(sqlite_file) == ["r0", "r1", "r2"]
+    assert sound(audited_rows_in(sqlite_path(sqlite_file)), keys=()) == [1, 1, 1]
 
 
 async def test_a_file_that_is_replaced_gets_the_next_row(

@@ -7,12 +7,13 @@ from typing import cast
 import msgspec
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onbook.wire.canonical import (
     CanonicalizationError,
     canonical_json,
+    object_writer,
     sha256_hex,
     sha256_of,
     sha256_of_text,
@@ -43,6 +44,43 @@ _VALUES = st.recursive(
 @given(_VALUES)
 def test_every_json_value_is_written_as_the_reference_does(value: Json) -> None:
     assert canonical_json(value) == rfc8785.dumps(value)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text("aZ09_-é\u20ac\U0001f600\ufb33", max_size=4), _VALUES, max_size=8))
+def test_objects_of_one_shape_are_written_as_the_reference_does(value: dict[str, Json]) -> None:
+    write = object_writer(list(value))
+    for _ in range(2):
+        assert write(list(value.values())) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, 2**53, "\ud800", {1, 2}, {1: 2}], ids=ascii)
+def test_a_writer_of_one_shape_refuses_what_has_no_form(value: object) -> None:
+    with pytest.raises(CanonicalizationError):
+        object_writer(["a", "b"])([1, value])
+
+
+class _Loud(int):
+    def __repr__(self) -> str:
+        return "loud"
+
+
+class _Label(str):
+    __slots__ = ()
+
+
+def test_subclasses_are_written_as_what_they_are() -> None:
+    value = [_Loud(7), _Label("a"), {_Label("k"): (_Loud(1), 2)}]
+    assert canonical_json(value) == b'[7,"a",{"k":[1,2]}]'
+
+
+@given(st.lists(st.integers(-(2**54), 2**54) | st.booleans(), max_size=6))
+def test_lists_of_integers_keep_to_the_limit_of_a_double(values: list[int]) -> None:
+    if all(-_MAX <= value <= _MAX for value in values):
+        assert canonical_json(values) == rfc8785.dumps(values)
+    else:
+        with pytest.raises(CanonicalizationError):
+            canonical_json(values)
 
 
 @given(_BITS.filter(math.isfinite))
@@ -84,6 +122,7 @@ def test_numbers_at_the_borders(value: Json, written: bytes) -> None:
 def test_control_characters_are_escaped_and_nothing_else_is() -> None:
     text = "".join(map(chr, range(0x20))) + '"\\/\x7f\x80\u2028\U0001f600'
     assert canonical_json(text) == rfc8785.dumps(text)
+    assert object_writer(["a"])([text]) == rfc8785.dumps({"a": text})
     assert b"\\u001f" in canonical_json(text)
     assert "\u2028".encode() in canonical_json(text)
 

@@ -5,17 +5,19 @@ import base64
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onbook.wire.canonical import sha256_hex
+from onbook.wire.canonical import sha256_hex, sha256_of
 from onbook.wire.receipt import (
     EffectiveSampling,
     Receipt,
-    public_key_of,
     request_sha256,
     signature_valid,
     signed,
     token_ids_sha256,
 )
+from onbook.wire.signing import signer_of
 from onbook.wire.worker_api import Message
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -51,7 +53,7 @@ RECEIPT = Receipt(
     output_sha256="5" * 64,
 )
 SIGNED = signed(RECEIPT, KEY)
-PUBLIC = public_key_of(KEY)
+PUBLIC = signer_of(KEY).public_key
 
 
 def _other(value: object) -> object:
@@ -100,7 +102,7 @@ def test_a_digest_taken_away_breaks_the_signature(name: str) -> None:
 
 
 def test_another_key_does_not_verify() -> None:
-    assert not signature_valid(SIGNED, public_key_of(Ed25519PrivateKey.generate()))
+    assert not signature_valid(SIGNED, signer_of(Ed25519PrivateKey.generate()).public_key)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,15 @@ def test_the_token_digest_is_that_of_a_json_array() -> None:
     assert token_ids_sha256([1, 22, 333]) == sha256_hex(b"[1,22,333]")
     assert token_ids_sha256(range(3)) == sha256_hex(b"[0,1,2]")
     assert token_ids_sha256([]) == sha256_hex(b"[]")
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=40))
+def test_token_ids_are_hashed_as_a_canonical_array_whatever_their_number(ids: list[int]) -> None:
+    assert token_ids_sha256(ids) == token_ids_sha256(tuple(ids)) == sha256_of(ids)
+
+
+def test_a_signature_in_another_spelling_does_not_count() -> None:
+    # The last character but the padding has bits that decoders ignore.
+    spelt = SIGNED.signature[:-3] + chr(ord(SIGNED.signature[-3]) + 1) + "=="
+    assert base64.b64decode(spelt) == base64.b64decode(SIGNED.signature)
+    assert not signature_valid(msgspec.structs.replace(SIGNED, signature=spelt), PUBLIC)

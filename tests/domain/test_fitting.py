@@ -352,14 +352,14 @@ def test_the_count_is_clips_own(prompt: str, raw: str, limit: int) -> None:
 def test_hostile_texts_cost_linear_time_and_few_counts(unit: str, style: Style) -> None:
     text = (unit * 8_000)[:8_000]
     counter = WordCounter()
-    began = time.perf_counter()
+    began = time.thread_time()
     for prompt, raw in ((text, "a cat, fog"), ("a cat", text)):
         try:
             assert run(raw, prompt, style=style, counter=counter).tokens <= 75
         except TokenLimitExceeded:
             # A word of 8,000 letters, or syntax and quotes that alone are over the limit.
             assert unit == "x" or protect(prompt).keeps
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
     assert counter.calls <= 3 * len(re.findall(r"[,.;\n]", text)) + 80
 
 

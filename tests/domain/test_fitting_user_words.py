@@ -105,9 +105,9 @@ def test_the_echo_is_found_whatever_its_marks(prompt: str, raw: str, added: str)
 
 def test_a_run_of_marks_costs_linear_time() -> None:
     marks = "a" + "\u0301\u0316" * 20_000
-    began = time.perf_counter()
+    began = time.thread_time()
     without_echo(marks, protect(marks))
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 2.0
 
 
 def test_a_flag_with_a_trailing_comma_does_not_end_the_protection() -> None:

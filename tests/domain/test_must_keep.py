@@ -172,9 +172,9 @@ def test_work_grows_with_the_length_alone(unit: str) -> None:
         text = unit * copies
         best = float("inf")
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             protect(text)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     small, large = 2_000 // len(unit), 16_000 // len(unit)

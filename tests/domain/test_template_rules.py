@@ -60,6 +60,8 @@ def test_the_packaged_templates_keep_every_rule() -> None:
         ({"sampling": {"top_p": 0.0}}, "sampling.top_p"),
         ({"sampling": {"top_k": 1.5}}, "sampling.top_k"),
         ({"sampling": {"stop": ["x"] * 17}}, "sampling.stop"),
+        ({"sampling": {"stop": [""]}}, "sampling.stop"),
+        ({"sampling": {"stop": ["x" * 257]}}, "sampling.stop"),
         ({"examples": [{"user": "a", "assistant": None}]}, "examples[0].assistant"),
         ({"examples": [{"user": "a", "assistant": "b\x00"}]}, "examples[0].assistant"),
         ({"examples": [{"user": "a\udfff", "assistant": "b"}]}, "examples[0].user"),

@@ -23,6 +23,7 @@ from onbook.adapters.files.spool import SpooledEnhancementLog
 from onbook.adapters.files.spool_file import checked_line, line_body
 from onbook.adapters.memory.enhancement_log import MemoryEnhancementLog
 from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+from support_chain import audited_rows_in, sound
 
 
 def _row(**changes: object) -> EnhancementRow:
@@ -219,6 +220,27 @@ def test_any_changed_byte_is_noticed(body: bytes, data: st.DataObject) -> None:
         assert line_body(bytes(changed)) is None
 
 
+async def test_spooled_rows_enter_the_chain_when_they_are_drained(
+    tmp_path: Path, path: Path
+) -> None:
+    url = sqlite_url(tmp_path / "onbook.db")
+    migrate(url)
+    database, away = tmp_path / "onbook.db", tmp_path / "away.db"
+    log = SpooledEnhancementLog(SqliteEnhancementLog(url), path)
+    rows = [_row(output_steps=f'[{{"step":"{number}"}}]') for number in range(300)]
+    await log.record(rows[0], None)
+    database.rename(away)
+    for row in rows[1:3]:
+        await log.record(row, None)
+    await asyncio.gather(*(log.record(row, None) for row in rows[3:]))
+    away.rename(database)
+    assert await log.drain() == 299
+    await log.close()
+    stored = audited_rows_in(database)
+    sound(stored, keys=())
+    assert [row.content["output_steps"] for row in stored] == [row.output_steps for row in rows]
+
+
 async def test_a_row_that_is_refused_is_neither_spooled_nor_retried_for_ever(
     tmp_path: Path, path: Path
 ) -> None:
@@ -339,7 +361,7 @@ async def test_callers_that_give_up_harm_nobody(inner: MemoryEnhancementLog, pat
 _CRASH = """
 import asyncio, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_spool import _row, _texts
 from onbook.adapters.database.enhancement_log import SqliteEnhancementLog
 from onbook.adapters.files.spool import SpooledEnhancementLog
@@ -398,6 +420,12 @@ async def test_kill_9_during_outages_loses_no_acknowledged_row(
                 await log.record(_row(request_id=line.split()[1].decode()), None)
     assert acknowledged > lines // 2
     await log.close()
+    stored = audited_rows_in(database)
+    chains = {row.chain_id for row in stored}
+    # That of the process that was killed, and of the one that emptied its spool.
+    assert len(chains) <= 2
+    for chain in chains:
+        sound([row for row in stored if row.chain_id == chain], keys=())
 
 
 class _Locked(MemoryEnhancementLog):

@@ -27,6 +27,14 @@ from server import (
     served,
 )
 
+# Each process has a chain of its own.
+IN_ORDER_OF_COMMITS = """
+    SELECT request_id FROM enhancement_logs
+    JOIN (
+        SELECT chain_id, min(created_at) AS began FROM enhancement_logs GROUP BY chain_id
+    ) AS chains USING (chain_id)
+    ORDER BY began, seq
+"""
 TRY_AGAIN = "trying again every 0.25 s"
 
 
@@ -68,11 +76,7 @@ class PostgresDatabase:
         return asyncio.run(fetch())
 
     def logged(self) -> list[str]:
-        # Nothing is ever deleted here, so rows lie in the order in which they came.
-        return [
-            str(row[0])
-            for row in self.rows("SELECT request_id FROM enhancement_logs ORDER BY ctid")
-        ]
+        return [str(row[0]) for row in self.rows(IN_ORDER_OF_COMMITS)]
 
 
 class SqliteDatabase:
@@ -98,10 +102,7 @@ class SqliteDatabase:
         return query(self._directory, sql)
 
     def logged(self) -> list[str]:
-        return [
-            str(row[0])
-            for row in self.rows("SELECT request_id FROM enhancement_logs ORDER BY rowid")
-        ]
+        return [str(row[0]) for row in self.rows(IN_ORDER_OF_COMMITS)]
 
 
 Database = PostgresDatabase | SqliteDatabase

@@ -1,17 +1,24 @@
 """Starting llama.cpp on bad files, and what its own port gives to strangers."""
 
+import asyncio
 import http.client
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from gguf_models import CHATML, write_tiny_gguf
+from onbook.wire.worker_api import effective_sampling
 from onbook.worker.engines.base import EngineError, EngineStartError
+from onbook.worker.engines.llama_chunks import Chunks
 from onbook.worker.engines.llama_cpp import LlamaCppEngine, start_llama_cpp
 from onbook.worker.model_file import PACKAGED_SHA256, file_sha256, packaged_model
-from support_worker import packaged_llama
+from support_worker import packaged_llama, user
 
 pytestmark = pytest.mark.model
 
@@ -177,3 +184,77 @@ def test_the_tokenizers_cache_is_bounded_and_right(engine: LlamaCppEngine) -> No
     tokenizer(long)
     assert "cached text" in tokenizer._cache
     assert long not in tokenizer._cache
+
+
+_LONG_TEXT = """
+import asyncio, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from gguf_models import MISTRAL_V7, tiny_engine
+from onbook.worker.rendering import LongRunError, RawCompletion
+from onbook.wire.worker_api import Message
+with tiny_engine(Path(sys.argv[2]), replace(MISTRAL_V7, pre=sys.argv[3])) as engine:
+    raw = RawCompletion(engine.text)
+    for unit in ("a", "!", " ", "1", "\\n", "\u4e2d"):
+        try:
+            raw.render([Message("user", unit * 24_000)])
+        except LongRunError:
+            print("refused", flush=True)
+        spaced = (unit * 1000 + ("x" if unit.isspace() else " ")) * 30
+        assert len(raw.render([Message("user", spaced)])) > 1000
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("pre", ["tekken", "gpt-4o", "deepseek-llm", "viking"])
+def test_a_text_that_would_overflow_the_tokenizers_stack_is_refused(
+    tmp_path: Path, pre: str
+) -> None:
+    tests = str(Path(__file__).parents[1])
+    # A process of its own: without the refusal it ends by a signal.
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_TEXT, tests, str(tmp_path / "m.gguf"), pre],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.split() == ["refused"] * 6 + ["alive"]
+
+
+async def test_an_engine_that_says_nothing_for_a_minute_is_not_ready(tmp_path: Path) -> None:
+    now = 1000.0
+    heard, go_on = threading.Event(), threading.Event()
+
+    engine = _start(write_tiny_gguf(tmp_path / "m.gguf", CHATML))
+    try:
+        engine.clock = lambda: now
+        sampling = effective_sampling(user("a", max_tokens=8), "chat")
+        assert await engine.ready()
+        # The library calls back from its thread: held there, it is as a library that hangs.
+        put = Chunks.put
+
+        def held(chunks: Chunks, chunk: str | None) -> bool:
+            heard.set()
+            assert go_on.wait(20)
+            return put(chunks, chunk)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Chunks, "put", held)
+            pieces = engine.generate(engine.text.ids("the user"), sampling, None)
+            first = asyncio.ensure_future(anext(pieces))
+            assert await asyncio.to_thread(heard.wait, 20)
+            now += 59
+            assert await engine.ready()
+            now += 2
+            assert not await engine.ready()
+            # Nobody waits for it any more, and it hangs all the same.
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert not await engine.ready()
+            go_on.set()
+    finally:
+        go_on.set()
+        await engine.close()

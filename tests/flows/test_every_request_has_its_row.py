@@ -57,7 +57,10 @@ async def test_a_cancelled_request_gets_a_row_and_says_that_the_service_stops(
 
     async with running(settings_for(tmp_path), Hanging(broken)) as started:
         call = asyncio.ensure_future(started.enhance({"prompt": PROMPT, "stream": stream}))
-        await entered.wait()
+        # The call may also end before the worker is asked: the rest of the test then says why.
+        waiting = asyncio.ensure_future(entered.wait())
+        await asyncio.wait([waiting, call], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
         call.cancel()
         stopped = await call
         metrics = (await started.http.get("/metrics")).text

@@ -39,7 +39,8 @@ async def test_a_worker_that_fails_gives_rules_and_says_so(
     tmp_path: Path, error: OnbookError, status: int
 ) -> None:
     worker = FakeWorker(always(error))
-    async with running(settings_for(tmp_path), worker) as started:
+    # A quarantine that is over at once: the second request is answered by the worker too.
+    async with running(settings_for(tmp_path, quarantine_s=1e-9), worker) as started:
         response = await started.enhance({"prompt": PROMPT})
         refused = await started.enhance({"prompt": PROMPT, "allow_fallback": False})
     data = metadata(response)

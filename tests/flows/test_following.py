@@ -61,8 +61,8 @@ class Pauses:
         await self.settled()
 
     async def settled(self) -> None:
-        # The look for changes, and the heartbeat.
-        await until(lambda: len(self.waiting) == 2)
+        # The look for changes, the heartbeat, and the next checkpoint.
+        await until(lambda: len(self.waiting) == 3)
 
 
 async def until(check: Callable[[], bool]) -> None:

@@ -109,14 +109,12 @@ def test_a_failed_migration_leaves_nothing_half_done(
 ) -> None:
     upgrade(empty_url, "2026_11_22_first_tables")
     before = _described(empty_url)
-    # In the way of the very last step.
+    # In the way of a late step.
     name = empty_url.rpartition("/")[2]
-    postgres.execute(
-        "CREATE FUNCTION onbook_count_split() RETURNS int LANGUAGE sql AS 'SELECT 1'", database=name
-    )
+    postgres.execute("CREATE TABLE signing_keys (theirs integer)", database=name)
     with pytest.raises((DatabaseUnusable, DatabaseAway), match="cannot be used"):
         migrate(empty_url)
-    postgres.execute("DROP FUNCTION onbook_count_split()", database=name)
+    postgres.execute("DROP TABLE signing_keys", database=name)
     assert _described(empty_url) == before
     migrate(empty_url)
 

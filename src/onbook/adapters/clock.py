@@ -2,7 +2,6 @@
 
 import secrets
 import time
-import uuid
 from datetime import UTC, datetime
 
 
@@ -22,8 +21,12 @@ class SystemIds:
     """Identifiers and randomness from the operating system."""
 
     def request_id(self) -> str:
-        """Return a new random UUID (version 4)."""
-        return str(uuid.uuid4())
+        """Return a new UUID that sorts by time (version 7), 74 bits of it random.
+
+        New rows then lie side by side in an index, where random ones each dirty a page of their
+        own.
+        """
+        return _uuid7(time.time_ns() // 1_000_000, secrets.randbits(74))
 
     def nonce(self) -> str:
         """Return 128 unpredictable bits in hexadecimal."""
@@ -32,3 +35,11 @@ class SystemIds:
     def seed(self) -> int:
         """Return a new seed, 0..2**31 - 1."""
         return secrets.randbits(31)
+
+
+def _uuid7(milliseconds: int, random: int) -> str:
+    """Return the UUID of RFC 9562, 5.7, from Unix time and 74 random bits."""
+    high = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | random >> 62
+    low = 0x8000_0000_0000_0000 | random & 0x3FFF_FFFF_FFFF_FFFF
+    digits = f"{high:016x}{low:016x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,15 +1,13 @@
 """What the status strip says. The words are here alone; the script picks them by ``/readyz``."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final, Literal
 
 from onbook.bootstrap import Service
 from onbook.domain.content_mode.decision import ContentMode
 from onbook.flows.resolve_template import BookState
+from onbook.wire.signing import key_id_of
 from onbook.wire.worker_api import WorkerInfo
 
 Overall = Literal["ready", "fallback", "not_ready"]
@@ -29,12 +27,14 @@ DATABASE_WORDS: Final[Mapping[str, str]] = {"ok": "Connected", "unreachable": "U
 WORKER_WORDS: Final[Mapping[str, str]] = {
     "ok": "ready",
     "unavailable": "away, rules write instead",
+    "refused": "refuses the gateway's key or signature, rules write instead",
+    "untrusted": "shows a key that is not trusted, rules write instead",
+    "quarantined": "in quarantine, rules write instead",
 }
 CEILING_WORDS: Final[Mapping[ContentMode, tuple[str, str]]] = {
     "sfw": ("sfw only", "nsfw prompts are declined"),
     "nsfw": ("up to nsfw", "for keys that allow it"),
 }
-_FINGERPRINT_CHARS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Status:
 class WorkerCard:
     """What stays true of the worker while the gateway runs. ``origin`` is where it runs.
 
-    ``fingerprint`` is short, and None while the key is not known.
+    ``fingerprint`` is the key's id, as receipts and 'onbook keys signing list' have it, and None
+    while the key is not known.
     """
 
     model: str
@@ -69,20 +70,20 @@ def status_of(service: Service) -> Status:
     """Return what the strip shows now."""
     state = service.book.state()
     return Status(
-        overall=_overall(state, worker_ready=service.worker_ready),
+        overall=_overall(state, worker_ready=service.worker_state() == "ok"),
         source=state.source,
         templates=state.templates,
         age=age_words(state),
         database="ok" if state.reachable else "unreachable",
         audit=audit_words(service.log.pending),
-        worker="ok" if service.worker_ready else "unavailable",
+        worker=service.worker_state(),
         ceiling=CEILING_WORDS[service.settings.content_ceiling],
     )
 
 
 def worker_card(service: Service, info: WorkerInfo | None) -> WorkerCard:
     """Return the worker's card; a worker elsewhere is described by what it has shown so far."""
-    key = service.worker.public_key or (info.public_key if info else None)
+    key = info.public_key if info else _newest_key(service)
     fingerprint = fingerprint_of(key)
     if info is None:
         return WorkerCard(
@@ -103,18 +104,15 @@ def worker_card(service: Service, info: WorkerInfo | None) -> WorkerCard:
 
 
 def fingerprint_of(public_key: str | None) -> str | None:
-    """Return the first 16 hexadecimal digits of the raw key's SHA-256, in groups of four.
+    """Return the id of the key: the one name that it has everywhere; None without a key."""
+    return None if public_key is None else key_id_of(public_key)
 
-    None where there is no key, or none in base64.
-    """
-    if public_key is None:
-        return None
-    try:
-        raw = base64.b64decode(public_key, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    digits = sha256(raw).hexdigest()[:_FINGERPRINT_CHARS]
-    return " ".join(digits[at : at + 4] for at in range(0, _FINGERPRINT_CHARS, 4))
+
+def _newest_key(service: Service) -> str | None:
+    """Return the key of a worker elsewhere that is in use, as far as its ring tells."""
+    now = service.enhance.clock.now().isoformat(timespec="microseconds")
+    due = [key.public_key for key in service.worker.published if key.not_before <= now]
+    return due[-1] if due else min(service.worker.public_keys, default=None)
 
 
 def age_words(state: BookState) -> str:

@@ -1,6 +1,6 @@
 """The only place that builds adapters and hands them to flows."""
 
-from onbook.bootstrap.build import build_evaluator, build_service
+from onbook.bootstrap.build import build_evaluator, build_service, followed_gateway_ring
 from onbook.bootstrap.database import (
     ensure_first_key,
     pepper_of,
@@ -15,6 +15,7 @@ __all__ = [
     "build_evaluator",
     "build_service",
     "ensure_first_key",
+    "followed_gateway_ring",
     "pepper_of",
     "prepare_database",
     "try_to_prepare",

@@ -9,18 +9,23 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from onbook.adapters.files.signing_keys import FollowedRing
 from onbook.adapters.files.spool import SpooledEnhancementLog
+from onbook.adapters.inference.quarantine import WatchedWorker
 from onbook.adapters.telemetry.metrics import GatewayMetrics
+from onbook.bootstrap.checkpointing import AuditKeeper
 from onbook.bootstrap.database import ensure_first_key, prepare_database
 from onbook.bootstrap.prepared import Prepared
+from onbook.domain.worker_health import StandingState
 from onbook.flows.access_keys import KeyRing
 from onbook.flows.enhance_services import EnhanceServices
 from onbook.flows.resolve_template import TemplateBook
 from onbook.flows.template_editing import TemplateEditing
-from onbook.ports.inference import InferenceWorker
 from onbook.ports.stores import AccessKeyStore, StoreUnavailable, TemplateStore
 from onbook.ports.template_library import TemplateLibrary
 from onbook.settings import Settings
+from onbook.wire.signing import KeyRing as SigningKeys
+from onbook.wire.signing import Signer
 
 # How often a database that could not be prepared is tried again.
 # A gateway counts as live for three of these: see ``TemplateLibrary.gateways``.
@@ -55,16 +60,34 @@ class Service:
     pepper: bytes
     keys: KeyRing
     log: SpooledEnhancementLog
-    worker: InferenceWorker
+    worker: WatchedWorker
     metrics: GatewayMetrics
     registry: CollectorRegistry
     dispose: Callable[[], Awaitable[None]]
     prepared: Prepared
+    signing: FollowedRing
+    audit: AuditKeeper
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     worker_ready: bool = False
     _tell_key: Callable[[str], None] | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _back: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ring(self) -> SigningKeys:
+        """The keys that this gateway signs with."""
+        return self.signing.ring
+
+    def signer(self) -> Signer:
+        """Return the one of them that is in use now."""
+        return self.signing.signer()
+
+    def worker_state(self) -> StandingState:
+        """Tell whether the worker's answers can be used, and if not, why."""
+        state = self.worker.standing().state
+        if state in ("ok", "unavailable"):
+            return "ok" if self.worker_ready else "unavailable"
+        return state
 
     def prepare_later(self, reason: str, *, tell_key: Callable[[str], None]) -> None:
         """Let ``start`` go on without a prepared database, and prepare it when that is possible.
@@ -84,6 +107,9 @@ class Service:
         self._tasks = [
             asyncio.create_task(self._live()),
             asyncio.create_task(self._every(0.0, self._look_after_in_time)),
+            asyncio.create_task(
+                self._every(self.settings.checkpoint_interval_s, self._write_checkpoint)
+            ),
         ]
 
     async def close(self) -> None:
@@ -93,6 +119,8 @@ class Service:
             for let_go in (
                 self.dispose,
                 self.store.close,
+                # After the log, so that it names the last rows.
+                self._write_last_checkpoint,
                 self.log.close,
                 self.worker.close,
                 self.book.forget,
@@ -165,16 +193,26 @@ class Service:
         await self._look_after()
 
     async def _look_after(self) -> None:
-        self.worker_ready = await self.worker.ready()
+        await self.worker.ready()
+        self.worker_ready = self.worker.standing().healthy
         if self.prepared.away is not None:
             return
         await self.keys.note_use()
         await self.keys.keep()
+        await self.audit.note_keys()
         if self.log.pending:
             with suppress(StoreUnavailable):
                 drained = await self.log.drain()
                 if drained:
                     _log.info("spool.drained", rows=drained, pending=self.log.pending)
+
+    async def _write_checkpoint(self) -> None:
+        if self.prepared.away is None:
+            await self.audit.write()
+
+    async def _write_last_checkpoint(self) -> None:
+        if self.prepared.away is None:
+            await self.audit.write_last()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

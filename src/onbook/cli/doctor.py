@@ -47,20 +47,24 @@ def examine(settings: "Settings") -> "list[Check]":
     """Run every check; none takes longer than some seconds, and none changes anything."""
     from onbook.cli import doctor_checks as checks  # noqa: PLC0415 - keeps --help fast
     from onbook.cli.doctor_database import look_at_database  # noqa: PLC0415 - likewise
+    from onbook.cli.doctor_keys import check_signing_keys  # noqa: PLC0415 - likewise
     from onbook.cli.doctor_network import check_port, check_worker  # noqa: PLC0415 - likewise
 
     database = look_at_database(settings)
     worker = check_worker(settings)
+    installed = checks.check_installed(settings)
     return [
         checks.check_python(),
         checks.check_data_dir(settings),
         checks.check_disk(settings),
         *database.checks,
         *checks.check_secrets(settings, stored_keys=database.stored_keys),
+        *check_signing_keys(settings),
         checks.check_spool(settings),
         checks.check_clock(database.newest_row),
         checks.check_runtime(settings),
         checks.check_model(settings),
+        *([] if installed is None else [installed]),
         *([] if worker is None else [worker]),
         check_port(settings),
     ]

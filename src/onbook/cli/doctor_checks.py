@@ -24,7 +24,6 @@ _Result = TypeVar("_Result")
 # No single look takes longer than this: whoever asks the doctor is already waiting.
 LOOK_S: Final = 2.0
 SPOOL_FILE: Final = "enhancement_logs.spool"
-WORKER_KEY_FILE: Final = "worker_ed25519.key"
 
 _LEAST_PYTHON: Final = (3, 11)
 _LEAST_FREE_BYTES: Final = 500 * 1024 * 1024
@@ -146,8 +145,6 @@ def check_secrets(settings: "Settings", *, stored_keys: int) -> list[Check]:
         ]
     else:
         found = [_secret_file("key_pepper", pepper)]
-    if settings.worker_url is None:
-        found.append(_secret_file("worker_key", settings.data_dir / WORKER_KEY_FILE))
     return found
 
 
@@ -221,21 +218,33 @@ def check_runtime(settings: "Settings") -> Check:
 
 def check_model(settings: "Settings") -> Check:
     """Look at the model file and, where it is known, at its digest."""
-    from onbook.worker.model_file import (  # noqa: PLC0415 - only where a model is used
-        PACKAGED_SHA256,
-        packaged_model,
+    from onbook.worker.model_file import packaged_model  # noqa: PLC0415 - only with a model
+    from onbook.worker.models import (  # noqa: PLC0415 - likewise
+        ModelNotFoundError,
+        find_model,
+        installed_models,
+        mending,
+        stated_sha256,
     )
 
     if (skipped := _no_model(settings, "model")) is not None:
         return skipped
-    path, expected = settings.model_path, settings.model_sha256
-    if path is None:
-        path, expected = packaged_model(), expected or PACKAGED_SHA256
-    if path is None or not path.is_file():
-        what = "The packaged model is not installed." if path is None else f"{path} is no file."
-        return failure("model", what, "run 'make install', or set ONBOOK_MODEL_PATH to a GGUF file")
     try:
-        return _digest_check(path, expected) if expected else _kind_check(path)
+        named = settings.model_path
+        path = find_model(named, settings.data_dir) if named is not None else packaged_model()
+    except ModelNotFoundError as error:
+        return failure("model", str(error), "pull it, or correct ONBOOK_MODEL_PATH")
+    if path is None:
+        what = "The packaged model is not installed."
+        return failure("model", what, "run 'make install', or set ONBOOK_MODEL_PATH to a GGUF file")
+    expected = settings.model_sha256 or stated_sha256(path)
+    fix = "correct ONBOOK_MODEL_SHA256, or name the file that it is of"
+    if settings.model_sha256 is None:
+        installed = installed_models(settings.data_dir)
+        model = next((one for one in installed if one.path == path), None)
+        fix = mending(model) if model is not None else fix
+    try:
+        return _digest_check(path, expected, fix) if expected else _kind_check(path)
     except TimeoutError:
         return warning(
             "model",
@@ -246,6 +255,28 @@ def check_model(settings: "Settings") -> Check:
         return failure("model", f"{path} cannot be read: {error.strerror}.", f"chmod a+r {path}")
 
 
+def check_installed(settings: "Settings") -> Check | None:
+    """Compare the pulled models' sizes with their manifests; None where there are none."""
+    from onbook.worker.models import installed_models, mending  # noqa: PLC0415 - not for --help
+
+    pulled = [model for model in installed_models(settings.data_dir) if not model.packaged]
+    if not pulled:
+        return None
+    for model in pulled:
+        try:
+            size = model.path.stat().st_size
+        except OSError:
+            continue
+        if model.manifest is not None and size != model.manifest.size_bytes:
+            return warning(
+                "models",
+                f"The model {model.name} has {size:,} bytes, not the {model.manifest.size_bytes:,} "
+                "that were pulled.",
+                mending(model),
+            )
+    return ok("models", f"{len(pulled)} pulled models, as large as their manifests state.")
+
+
 def _kind_check(path: Path) -> Check:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
@@ -253,7 +284,7 @@ def _kind_check(path: Path) -> Check:
     return ok("model", f"The model file {path.name} is there; no digest is set for it.")
 
 
-def _digest_check(path: Path, expected: str) -> Check:
+def _digest_check(path: Path, expected: str, fix: str) -> Check:
     from onbook.worker.model_file import file_sha256  # noqa: PLC0415 - only where it is used
 
     digest = within(LOOK_S, lambda: file_sha256(path))
@@ -261,7 +292,7 @@ def _digest_check(path: Path, expected: str) -> Check:
         return failure(
             "model",
             f"The model file {path.name} is not the expected one (SHA-256 {digest[:12]}…).",
-            "install it anew, or correct ONBOOK_MODEL_SHA256",
+            fix,
         )
     return ok("model", f"The model file {path.name} has the expected digest.")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -64,17 +64,13 @@ async def in_process(settings: "Settings", say: Say) -> AsyncIterator[Enhance]:
     Raises:
         EnhanceFailed: the service cannot start.
     """
-    service, local = await _started(settings, say)
-    try:
+    async with AsyncExitStack() as last_first:
+        service = await _started(settings, say, last_first)
 
         async def enhance(prompt: str, fields: EnhanceFields) -> EnhanceResponse:
             return await _enhance_here(service, prompt, fields)
 
         yield enhance
-    finally:
-        await service.close()
-        if local is not None:
-            await local.close()
 
 
 def over_http(
@@ -132,7 +128,8 @@ async def _enhance_there(
         raise EnhanceFailed(problem) from None
 
 
-async def _started(settings: "Settings", say: Say) -> "tuple[Service, Worker | None]":
+async def _started(settings: "Settings", say: Say, last_first: AsyncExitStack) -> "Service":
+    """Return the started service; ``last_first`` closes it, also if it could not be started."""
     # Imported late: over HTTP, no engine is needed.
     from onbook.worker.engines.base import EngineStartError  # noqa: PLC0415 - see above
     from onbook.worker.identity import IdentityError  # noqa: PLC0415 - see above
@@ -143,19 +140,19 @@ async def _started(settings: "Settings", say: Say) -> "tuple[Service, Worker | N
         await prepare_database(settings)
         if settings.worker_url is None:
             local = await asyncio.to_thread(build_worker, settings, progress=say)
+            last_first.push_async_callback(local.close)
         worker = (
             None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)
         )
         service = build_service(settings, worker)
+        last_first.push_async_callback(service.close)
         await service.start()
     except (EngineStartError, IdentityError, SecretUnusable, StoreUnavailable) as error:
         failure = str(error)
     except OSError as error:
         failure = f"The data directory {settings.data_dir} cannot be used: {error.strerror}."
     else:
-        return service, local
-    if local is not None:
-        await local.close()
+        return service
     action = "Correct what the error names; 'onbook doctor' checks all of it."
     raise EnhanceFailed(_problem("INTERNAL", failure, action), for_all=True)
 

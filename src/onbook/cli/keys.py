@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from onbook.cli.keys_signing import signing
 from onbook.domain.access import SCOPES
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ DataDirOption = Annotated[
 
 keys = typer.Typer(
     name="keys",
-    help="Issue, list and revoke access keys.",
+    help="Issue, list and revoke access keys; list and rotate signing keys.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+keys.add_typer(signing)
 
 
 @keys.command()

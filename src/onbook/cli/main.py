@@ -3,9 +3,11 @@
 import typer
 
 from onbook import __version__
+from onbook.cli.audit import audit
 from onbook.cli.doctor import doctor
 from onbook.cli.enhance import enhance
 from onbook.cli.keys import keys
+from onbook.cli.model import model
 from onbook.cli.serve import gateway, serve
 from onbook.cli.templates import templates
 from onbook.cli.worker import worker
@@ -24,6 +26,8 @@ app.command()(worker)
 app.command()(enhance)
 app.add_typer(templates)
 app.add_typer(keys)
+app.add_typer(audit)
+app.add_typer(model)
 app.command()(doctor)
 
 

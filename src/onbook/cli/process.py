@@ -1,4 +1,4 @@
-"""The processes behind ``onbook serve`` and ``onbook worker``: preparing, serving, stopping."""
+"""The process behind ``onbook serve`` and ``onbook gateway``: preparing, serving, stopping."""
 
 import asyncio
 import secrets
@@ -9,13 +9,16 @@ import typer
 from pydantic import SecretStr
 
 from onbook.adapters.files.secrets import SecretUnusable
+from onbook.adapters.files.signing_keys import FollowedRing
 from onbook.adapters.inference.in_process import InProcessWorker
 from onbook.adapters.telemetry.logs import configure_logging
+from onbook.adapters.tokenizers.gguf_vocabulary import VocabularyUnreadable
 from onbook.admin.pages import pages
 from onbook.bootstrap import (
     Service,
     build_service,
     ensure_first_key,
+    followed_gateway_ring,
     try_to_prepare,
 )
 from onbook.cli.options import fail
@@ -23,7 +26,7 @@ from onbook.cli.server import listen, run, run_server, url_of
 from onbook.domain.templates import TOKEN_UNITS
 from onbook.gateway.app import build_gateway
 from onbook.ports.stores import StoreUnavailable
-from onbook.settings import SAFE_KEY_CHARS, Settings
+from onbook.settings import SAFE_KEY_CHARS, SHORT_WORKER_KEY, Settings
 
 if TYPE_CHECKING:
     from onbook.worker.start import Worker
@@ -39,39 +42,12 @@ def run_service(settings: Settings, *, embedded: bool) -> None:
     except KeyboardInterrupt:
         # The server has drained by now, and raises the signal again for whoever asks.
         say("Stopped.")
-    except (StoreUnavailable, SecretUnusable) as error:
+    except (StoreUnavailable, SecretUnusable, VocabularyUnreadable) as error:
         fail(str(error))
     except OSError as error:
         fail(f"the data directory {settings.data_dir} cannot be used: {error.strerror}.")
     finally:
         listener.close()
-
-
-def run_worker(settings: Settings) -> None:
-    """Serve a worker alone until a signal; ends with one sentence if it cannot start."""
-    configure_logging(settings.log_level, settings.log_format)
-    listener = listen(settings.host, settings.port)
-    try:
-        run(_run_worker(settings, listener))
-    except KeyboardInterrupt:
-        say("Stopped.")
-    finally:
-        listener.close()
-
-
-async def _run_worker(settings: Settings, listener: socket.socket) -> None:
-    started = await asyncio.to_thread(_local_worker, settings)
-    info = started.app.info
-
-    def welcome() -> None:
-        say(f"Worker {info.worker_id} is ready at {url_of(settings.host, listener)}")
-        say(f"  model  {info.model.name}")
-        say(f"  key    {info.public_key}  (public, for ONBOOK_WORKER_PUBLIC_KEY)")
-
-    try:
-        await run_server(started.app, listener, grace_s=settings.shutdown_grace_s, on_ready=welcome)
-    finally:
-        await started.close()
 
 
 async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
@@ -82,15 +58,16 @@ async def _run(settings: Settings, listener: socket.socket, *, embedded: bool) -
         # the gateway in this process has to know it.
         key = SecretStr(secrets.token_urlsafe(32))
         settings = settings.model_copy(update={"worker_key": key})
-    local = await asyncio.to_thread(_local_worker, settings) if embedded else None
-    in_process = (
-        None if local is None else InProcessWorker(local.app, local.app.info, key=local.app.key)
-    )
-    service = build_service(
+    signing = followed_gateway_ring(settings)
+    local = await asyncio.to_thread(_local_worker, settings, signing) if embedded else None
+    in_process = None if local is None else _caller(local, signing)
+    service = await asyncio.to_thread(
+        build_service,
         settings,
         in_process,
         name=f"{socket.gethostname()}:{listener.getsockname()[1]}",
         context_size=None if local is None else local.app.info.model.context_size,
+        model_file=None if local is None else local.model_file,
     )
     if local is not None:
         service.registry.register(local.registry)
@@ -126,12 +103,22 @@ async def _first_key(service: Service, away: str | None) -> str | None:
     return None
 
 
-def _local_worker(settings: Settings) -> "Worker":
+def _caller(local: "Worker", signing: FollowedRing) -> InProcessWorker:
+    return InProcessWorker(local.app, local.app.info, key=local.app.key, signer=signing.signer)
+
+
+def _local_worker(settings: Settings, signing: FollowedRing) -> "Worker":
     # Imported here, because a gateway alone needs no engine.
     from onbook.worker import engines, identity, start  # noqa: PLC0415 - see above
 
+    others = frozenset(settings.worker_trust_keys)
+
+    def trusted() -> frozenset[str]:
+        # The gateway in this process signs as any other does, and need not be named.
+        return others | {key.public_key for key in signing.ring.published}
+
     try:
-        return start.build_worker(settings, progress=say)
+        return start.build_worker(settings, progress=say, trusted=trusted if others else None)
     except (engines.EngineStartError, identity.IdentityError) as error:
         fail(str(error))
 
@@ -162,6 +149,8 @@ def _welcome(
                 "  warning   ONBOOK_BOOTSTRAP_KEY is short; "
                 f"take {SAFE_KEY_CHARS} characters or more"
             )
+    if local is not None and settings.worker_key_is_short:
+        say(f"  warning   {SHORT_WORKER_KEY}")
     say(
         "\nTry it:\n"
         f"  curl -s {url}/functions/v1/enhance-prompt \\\n"

@@ -18,6 +18,12 @@ DataDirOption = Annotated[
 WorkerUrlOption = Annotated[
     str | None, typer.Option(help="URL of a worker elsewhere, instead of the embedded one.")
 ]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="GGUF file, or the name of a model that 'onbook model pull' installed [packaged]."
+    ),
+]
 
 
 def serve(
@@ -25,9 +31,12 @@ def serve(
     port: PortOption = None,
     data_dir: DataDirOption = None,
     worker_url: WorkerUrlOption = None,
+    model: ModelOption = None,
 ) -> None:
     """Start everything: database, templates, gateway, and an embedded worker."""
-    settings = settings_with(host=host, port=port, data_dir=data_dir, worker_url=worker_url)
+    settings = settings_with(
+        host=host, port=port, data_dir=data_dir, worker_url=worker_url, model_path=model
+    )
     _run(settings, embedded=settings.worker_url is None)
 
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from onbook.cli.http_protocol import LimitedProtocol
 from onbook.cli.options import fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import FrameType
 
     from starlette.types import ASGIApp
+
+    Drain = Callable[[float], Awaitable[None]]
 
 _BACKLOG = 2048
 
@@ -57,26 +61,74 @@ def run(main: "Coroutine[None, None, None]") -> None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: "Callable[[], None]") -> None:
+    """Serves until a signal; with ``drain`` it goes on answering while that is under way."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: "Callable[[], None]",
+        drain: "Drain | None",
+        grace_s: float,
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._drain = drain
+        self._grace_s = grace_s
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+        self._signalled = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
 
+    def handle_exit(self, sig: int, frame: "FrameType | None") -> None:
+        if self._drain is None or self._signalled:
+            super().handle_exit(sig, frame)
+            return
+        self._signalled = True
+        # What the base class does on a signal, but for the end of the loop.
+        self._captured_signals.append(sig)
+        self._loop.call_soon_threadsafe(self._begin_draining, self._drain)
+
+    def _begin_draining(self, drain: "Drain") -> None:
+        self._draining = self._loop.create_task(self._drained(drain))
+
+    async def _drained(self, drain: "Drain") -> None:
+        began = self._loop.time()
+        try:
+            await drain(self._grace_s)
+        finally:
+            # Answers that are still being sent get what is left.
+            left = self._grace_s - (self._loop.time() - began)
+            self.config.timeout_graceful_shutdown = max(1, round(left))
+            self.should_exit = True
+
 
 async def run_server(
-    app: "ASGIApp", listener: socket.socket, *, grace_s: float, on_ready: "Callable[[], None]"
+    app: "ASGIApp",
+    listener: socket.socket,
+    *,
+    grace_s: float,
+    on_ready: "Callable[[], None]",
+    drain: "Drain | None" = None,
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are finished, for ``grace_s`` at most.
 
-    ``on_ready`` is called once connections are accepted.
+    Args:
+        app: The application.
+        listener: Listens already.
+        grace_s: Seconds for requests in flight.
+        on_ready: Called once connections are accepted.
+        drain: Called at the first signal with the seconds that it may take; until it returns, new
+            connections are accepted, so that the application can say that it is stopping.
+        stop: Once set, ends serving as a signal does, without draining.
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=LimitedProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -86,4 +138,14 @@ async def run_server(
         timeout_graceful_shutdown=max(1, round(grace_s)),
         backlog=_BACKLOG,
     )
-    await _Server(config, on_ready).serve(sockets=[listener])
+    server = _Server(config, on_ready, drain, grace_s)
+    stopping = asyncio.create_task(_stopped(server, stop or asyncio.Event()))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        stopping.cancel()
+
+
+async def _stopped(server: _Server, stop: asyncio.Event) -> None:
+    await stop.wait()
+    server.should_exit = True

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from onbook.domain.content_mode.decision import ContentDecision, ContentMode
+from onbook.domain.fitting.fit import Stage
 from onbook.domain.jobs import JobType
 from onbook.domain.messages import Message
 from onbook.domain.templates import ResolvedTemplate
@@ -13,6 +14,7 @@ from onbook.domain.templates import ResolvedTemplate
 Strategy = Literal["template", "template_retry", "rules", "passthrough"]
 FallbackLevel = Literal[0, 1, 2, 3]
 IntegrityStatus = Literal["verified", "unverified", "not_applicable", "violation"]
+TokenIdsCheck = Literal["recomputed", "not_checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class EnhanceCommand:
 class ModelRun:
     """What the worker did for the attempt that was used. Times in milliseconds.
 
-    ``finish_reason`` and ``queue_time_ms`` are None where the worker does not tell.
+    ``finish_reason`` and ``queue_time_ms`` are None where the worker does not tell; ``token_ids``
+    says whether the gateway has recomputed what the model read, and ``warnings`` what of it the
+    worker's receipt leaves open.
     """
 
     text: str
@@ -70,6 +74,8 @@ class ModelRun:
     integrity: IntegrityStatus
     receipt_id: str | None
     receipt: Mapping[str, object] | None
+    token_ids: TokenIdsCheck = "not_checked"
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +114,4 @@ class Enhancement:
     rejected_receipt: Mapping[str, object] | None = None
     warnings: tuple[str, ...] = ()
     fitting_steps: tuple[str, ...] = field(default=())
+    stages: tuple[Stage, ...] = ()

@@ -37,6 +37,7 @@ _RANGES: Final = {
     "dry_multiplier": (0.0, 10.0),
 }
 _MAX_STOPS: Final = 16
+_MAX_STOP_CHARS: Final = 256
 _MAX_TOKENS: Final = 32_768
 _MAX_LIMIT: Final = 1_000_000
 # Beyond it a reader of JSON may round a whole number.
@@ -150,6 +151,8 @@ def _broken_sampling(sampling: "TemplateSampling") -> Iterator[Broken]:
             yield f"sampling.{name}", f"must be from {low} to {high}"
     if len(sampling.stop) > _MAX_STOPS:
         yield "sampling.stop", f"must hold at most {_MAX_STOPS} texts"
+    if not all(1 <= len(text) <= _MAX_STOP_CHARS for text in sampling.stop):
+        yield "sampling.stop", f"must hold texts of 1 to {_MAX_STOP_CHARS} characters"
 
 
 def _broken_variable(variable: "Variable") -> Iterator[Broken]:

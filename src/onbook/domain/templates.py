@@ -171,11 +171,20 @@ _NOT_CONTENT: Final = frozenset(
 
 def content_sha256(template: Template) -> str:
     """Return the SHA-256 of everything in ``template`` that decides what a model sees."""
-    content = {
+    return mapping_sha256(content_mapping(template))
+
+
+def content_mapping(template: Template) -> dict[str, object]:
+    """Return what ``content_sha256`` is taken of, as plain JSON data."""
+    return {
         item.name: _plain(getattr(template, item.name))
         for item in fields(Template)
         if item.name not in _NOT_CONTENT
     }
+
+
+def mapping_sha256(content: Mapping[str, object]) -> str:
+    """Return the content hash of the template whose ``content_mapping`` this is."""
     text = dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -16,6 +16,7 @@ from onbook.domain.token_counting import TokenCounter
 from onbook.flows.infer_verified import infer_verified
 from onbook.ports.clock import IdSource
 from onbook.ports.inference import InferenceWorker
+from onbook.ports.prompt_ids import PromptIds
 
 MAX_ATTEMPTS: Final = 2
 # Below this room no clause of worth can be added, so a model would be asked for nothing.
@@ -45,6 +46,10 @@ class Drawing(Protocol):
     def require_receipts(self) -> bool:
         """Whether an answer without a receipt is refused."""
 
+    @property
+    def prompt_ids(self) -> PromptIds | None:
+        """Who knows the token ids of the worker's model; None where nobody does."""
+
 
 async def draw_text(
     template: Template,
@@ -73,6 +78,7 @@ async def draw_text(
         timeout_s=timeout_s,
         worker=drawing.worker,
         required=drawing.require_receipts,
+        prompt_ids=drawing.prompt_ids,
     )
     if len(run.text) > _LONGEST_OUTPUT_CHARS:
         raise WorkerAnswerInvalid("The worker's text is longer than a prompt can be.")

@@ -19,8 +19,9 @@ from onbook.domain.templates import Template, TemplateKey, UseCase
 from onbook.flows.draw_text import choice_of, style_of
 from onbook.flows.enhance_services import EnhanceServices, Prepared
 from onbook.flows.infer_verified import messages_sha256
+from onbook.flows.off_loop import off_loop
 from onbook.flows.record_enhancement import Failure, record_enhancement, record_failure
-from onbook.flows.write_prompt import WrittenPrompt, off_loop, write_prompt
+from onbook.flows.write_prompt import WrittenPrompt, write_prompt
 
 # Terms of a negative prompt that fight a text which the picture shall show.
 _AGAINST_TEXT: Final = frozenset({"text", "subtitles", "signature", "letters", "words", "caption"})
@@ -125,6 +126,7 @@ def _enhancement(
             *fitted.warnings,
         ),
         fitting_steps=tuple(step.name for step in fitted.steps),
+        stages=fitted.stages,
     )
 
 

@@ -13,6 +13,7 @@ from onbook.domain.templates import ResolvedTemplate
 from onbook.flows.resolve_template import TemplateBook
 from onbook.ports.clock import Clock, IdSource
 from onbook.ports.inference import InferenceWorker
+from onbook.ports.prompt_ids import PromptIds
 from onbook.ports.stores import EnhancementLog
 from onbook.ports.telemetry import EnhanceObserver
 from onbook.ports.tokenizing import TokenCounters
@@ -33,6 +34,7 @@ class EnhanceServices:
     ceiling: ContentMode
     worker_timeout_s: float
     require_receipts: bool
+    prompt_ids: PromptIds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from onbook.domain.templates import Template, TemplateTest
 from onbook.flows.draw_text import MAX_ATTEMPTS, choice_of, draw_text, style_of, why_no_model
 from onbook.ports.clock import Clock, IdSource
 from onbook.ports.inference import InferenceWorker
+from onbook.ports.prompt_ids import PromptIds
 from onbook.ports.tokenizing import TokenCounters
 
 MAX_TESTS: Final = 50
@@ -42,6 +43,7 @@ class TemplateEvaluator:
     ids: IdSource
     worker_timeout_s: float
     require_receipts: bool
+    prompt_ids: PromptIds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,17 @@
 """Writing the audit row of one request. The answer goes out only after this has returned."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from onbook.domain.content_mode.decision import ContentDecision
 from onbook.domain.enhancement import Caller, EnhanceCommand, Enhancement
 from onbook.domain.errors import AuditWriteFailed, ContentRefused, OnbookError, PurityViolation
+from onbook.domain.fitting.fit import Stage
 from onbook.flows.enhance_services import Prepared
 from onbook.ports.clock import IdSource
 from onbook.ports.stores import (
@@ -20,6 +22,8 @@ from onbook.ports.stores import (
 )
 
 FUNCTION = "enhance-prompt"
+# No text of Postgres holds U+0000; in rows, texts and digests this stands for it, on any database.
+NUL_PICTURE: Final = "\u2400"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +82,28 @@ async def record_enhancement(enhancement: Enhancement, log: EnhancementLog, ids:
         finish_reason=run.finish_reason if run else None,
         error_code=None,
         integrity_status=enhancement.integrity,
-        prompt_sha256=_salted(salt, command.prompt),
+        prompt_sha256=_salted(salt, _storable(command.prompt)),
         messages_sha256=enhancement.messages_sha256,
-        output_sha256=_salted(salt, enhancement.enhanced_prompt),
+        output_sha256=_salted(salt, _storable(enhancement.enhanced_prompt)),
         seed=enhancement.seed,
         receipt=_json(receipt) if receipt else None,
         decision=_decision(enhancement.decision),
+        output_steps=_output_steps(salt, run.text, enhancement.stages) if run else None,
     )
-    texts = EnhancementTexts(
+    await _commit(row, _texts(enhancement, salt), log)
+
+
+def _texts(enhancement: Enhancement, salt: str) -> EnhancementTexts:
+    run = enhancement.run
+    return EnhancementTexts(
         request_id=enhancement.request_id,
         created_at=enhancement.created_at,
         salt=salt,
-        original=command.prompt,
+        original=_storable(enhancement.command.prompt),
         messages=_json(enhancement.messages),
-        raw_output=run.text if run else None,
-        enhanced=enhancement.enhanced_prompt,
+        raw_output=_storable(run.text) if run else None,
+        enhanced=_storable(enhancement.enhanced_prompt),
     )
-    await _commit(row, texts, log)
 
 
 async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -> None:
@@ -107,6 +116,7 @@ async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -
     """
     salt = ids.nonce()
     command, decision = failure.command, failure.decision
+    prompt = _storable(command.prompt)
     refused = isinstance(failure.error, ContentRefused)
     error, resolved = failure.error, failure.prepared.resolved if failure.prepared else None
     template = resolved.template if resolved else None
@@ -132,7 +142,7 @@ async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -
         execution_time_ms=round(failure.execution_time_ms, 3),
         error_code=error.code,
         integrity_status=("violation" if isinstance(error, PurityViolation) else "not_applicable"),
-        prompt_sha256=_salted(salt, command.prompt),
+        prompt_sha256=_salted(salt, prompt),
         seed=failure.prepared.seed if failure.prepared else command.seed,
         receipt=_json(error.receipt) if error.receipt else None,
         decision=_decision(decision) if decision else None,
@@ -141,7 +151,7 @@ async def record_failure(failure: Failure, log: EnhancementLog, ids: IdSource) -
         request_id=failure.request_id,
         created_at=failure.created_at,
         salt=salt,
-        original="" if refused else command.prompt,
+        original="" if refused else prompt,
         messages=None,
         raw_output=None,
         enhanced=None,
@@ -162,10 +172,29 @@ def _worker_of(receipt: Mapping[str, object] | None) -> str | None:
     return None if receipt is None else str(receipt["worker_id"])
 
 
+def _storable(text: str) -> str:
+    return text.replace("\x00", NUL_PICTURE)
+
+
 def _salted(salt: str, text: str) -> str:
     # A digest without salt of a short prompt could be guessed back to the prompt.
     data = bytes.fromhex(salt) + text.encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()
+
+
+def _output_steps(salt: str, raw: str, stages: Sequence[Stage]) -> str:
+    """Return each stage that changed the model's text, with the digests before and after it."""
+    steps: list[dict[str, str]] = []
+    text = _storable(raw)
+    before = _salted(salt, text)
+    for stage in stages:
+        following = _storable(stage.text)
+        if following == text:
+            continue
+        after = _salted(salt, following)
+        steps.append({"step": stage.name, "before_sha256": before, "after_sha256": after})
+        text, before = following, after
+    return _json(steps)
 
 
 def _json(value: object) -> str:

@@ -1,9 +1,7 @@
 """Getting the text: from the worker, at most twice; by rules where it gives no usable one."""
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
 
 from onbook.domain.enhancement import EnhanceCommand, IntegrityStatus, ModelRun, Strategy
 from onbook.domain.errors import (
@@ -16,11 +14,7 @@ from onbook.domain.errors import (
 from onbook.domain.fitting.rules import enhance_by_rules
 from onbook.flows.draw_text import MAX_ATTEMPTS, draw_text, reader_of, why_no_model
 from onbook.flows.enhance_services import EnhanceServices, Prepared
-
-# Up to here a text costs the event loop less than a switch of threads would disturb it.
-_SHORT_CHARS: Final = 2000
-
-T = TypeVar("T")
+from onbook.flows.off_loop import off_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +61,7 @@ async def write_prompt(
                 run=run,
                 attempts=attempt,
                 integrity=run.integrity,
+                warnings=run.warnings,
             )
     error.attempts = attempt
     if not command.allow_fallback:
@@ -126,8 +121,3 @@ def _without_model(
         integrity="not_applicable",
         warnings=warnings,
     )
-
-
-async def off_loop(chars: int, work: Callable[[], T]) -> T:
-    """Do ``work`` on a text of ``chars`` characters without holding up other requests."""
-    return work() if chars <= _SHORT_CHARS else await asyncio.to_thread(work)

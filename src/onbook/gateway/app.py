@@ -12,6 +12,7 @@ from onbook.gateway.functions import Function
 from onbook.gateway.openapi import openapi_document
 from onbook.gateway.routes.enhance_prompt import enhance_prompt_route
 from onbook.gateway.routes.health import Healthz, Metrics, Readyz
+from onbook.gateway.routes.health_check_workers import health_check_workers_route
 from onbook.gateway.routes.refresh_prompt_cache import refresh_prompt_cache_route
 from onbook.gateway.routes.templates import template_routes
 from onbook.wire.asgi import request_id_of, send_json
@@ -51,10 +52,12 @@ def build_gateway(
     """
     enhance = Function("enhance-prompt", "enhance", service, enhance_prompt_route)
     refresh = Function("refresh-prompt-cache", "admin", service, refresh_prompt_cache_route)
+    workers = Function("health-check-workers", "admin", service, health_check_workers_route)
     router = PathRouter(
         {
             "/functions/v1/enhance-prompt": {"POST": enhance},
             "/functions/v1/refresh-prompt-cache": {"POST": refresh},
+            "/functions/v1/health-check-workers": {"GET": workers},
             "/healthz": {"GET": Healthz()},
             "/readyz": {"GET": Readyz(service)},
             "/health": {"GET": Readyz(service)},
@@ -128,8 +131,8 @@ class _OpenApi:
 def _lifespan(service: Service) -> Lifespan:
     @asynccontextmanager
     async def lifespan() -> "AsyncIterator[None]":
-        await service.start()
         try:
+            await service.start()
             yield
         finally:
             await service.close()

@@ -4,8 +4,9 @@ from typing import Final
 
 from onbook.gateway.openapi_parts import SECURITY, Json, body, errors, ref
 from onbook.wire.prompt_cache import RefreshRequest, RefreshResponse
+from onbook.wire.workers import WorkersResponse
 
-OPERATION_TYPES: Final = (RefreshRequest, RefreshResponse)
+OPERATION_TYPES: Final = (RefreshRequest, RefreshResponse, WorkersResponse)
 
 
 def operation_paths() -> Json:
@@ -26,4 +27,22 @@ def operation_paths() -> Json:
             **errors(400, 401, 403, 413, 422, 500, 503),
         },
     }
-    return {"/functions/v1/refresh-prompt-cache": {"post": refresh}}
+    workers: Json = {
+        "operationId": "health_check_workers",
+        "summary": "Whether each worker is healthy, and trusted",
+        "description": "Takes the scope `admin`. A worker whose receipt did not match what was "
+        "sent is in quarantine: it gets no requests for a while, and then one as a trial.",
+        "tags": ["edge functions"],
+        "security": SECURITY,
+        "responses": {
+            "200": {
+                "description": "The workers, as this gateway knows them",
+                "content": {"application/json": {"schema": ref("WorkersResponse")}},
+            },
+            **errors(401, 403, 413, 500),
+        },
+    }
+    return {
+        "/functions/v1/refresh-prompt-cache": {"post": refresh},
+        "/functions/v1/health-check-workers": {"get": workers},
+    }

@@ -1,9 +1,12 @@
 """The worker, as the flows see it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from onbook.domain.worker_health import Trouble
 from onbook.wire.receipt import Receipt
+from onbook.wire.signing import PublishedKey
 from onbook.wire.worker_api import Endpoint, FinishReason, InferenceRequest
 
 
@@ -12,6 +15,7 @@ class Completion:
     """What a worker answered, checked for shape but not yet for purity.
 
     ``response_time_ms`` is measured at the gateway, ``generation_time_ms`` by the worker.
+    ``judged`` is told what the check found: the names of what does not match, or nothing.
     """
 
     text: str
@@ -22,6 +26,19 @@ class Completion:
     prompt_tokens: int | None
     response_time_ms: float
     generation_time_ms: float | None
+    judged: Callable[[Sequence[str]], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPromise:
+    """How a worker said, at first contact, that it makes token ids of messages.
+
+    Its receipts must say the same: to name another rendering, or to state less, is a violation.
+    """
+
+    verification: str
+    rendering: str
+    chat_template_sha256: str | None
 
 
 class InferenceWorker(Protocol):
@@ -32,12 +49,24 @@ class InferenceWorker(Protocol):
         """The worker's id, once known."""
 
     @property
-    def public_key(self) -> str | None:
-        """The key that the worker's receipts must be signed with; None while unknown."""
+    def public_keys(self) -> frozenset[str]:
+        """The keys, base64, one of which must have signed a receipt; empty while unknown."""
+
+    @property
+    def published(self) -> Sequence[PublishedKey]:
+        """Those of ``public_keys`` that the worker has shown, as its ring publishes them."""
 
     @property
     def model_sha256(self) -> str | None:
         """The digest of the model file that the worker said it runs; None while unknown."""
+
+    @property
+    def promise(self) -> WorkerPromise | None:
+        """What the worker said of its rendering; None while unknown."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why its answers cannot be used, as far as the last contact showed."""
 
     async def infer(
         self, endpoint: Endpoint, request: InferenceRequest, *, timeout_s: float

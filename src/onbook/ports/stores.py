@@ -120,6 +120,7 @@ class EnhancementRow:
     seed: int | None = None
     receipt: str | None = None
     decision: str | None = None
+    output_steps: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

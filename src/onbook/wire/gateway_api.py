@@ -68,11 +68,16 @@ class ContentDecisionBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether what the model saw was checked against what was sent."""
+    """Whether what the model saw was checked against what was sent.
+
+    ``token_ids`` is ``recomputed`` where the gateway holds the model's tokenizer and has held the
+    receipt's token ids against its own.
+    """
 
     status: Literal["verified", "unverified", "not_applicable", "violation"]
     messages_sha256: str | None
     receipt_id: str | None
+    token_ids: Literal["recomputed", "not_checked"] = "not_checked"
 
 
 class TemplateSplit(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,10 @@ the prompt. So what is wrong with one is found here first, and told without it.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
+
+from onbook.wire.gbnf_readings import EntangledError, check_readings
 
 
 class GrammarInvalid(ValueError):
@@ -35,18 +38,38 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BREAK: Final = re.compile(r"[\r\n]")
+# Checked grammars that are remembered: the same ones come with every request of a template.
+_REMEMBERED: Final = 64
 _ESCAPE: Final = re.compile(r"\\(?:[tnr\\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})")
 
 
+@lru_cache(_REMEMBERED)
 def check_grammar(grammar: str) -> None:
-    """Check that ``grammar`` is GBNF that llama.cpp can parse.
+    """Check that ``grammar`` is GBNF that llama.cpp can parse, and can run in bounded time.
+
+    Up to a second for a long one that is new: not for the event loop.
+
+    Raises:
+        GrammarInvalid: saying what is wrong, without repeating the grammar.
+    """
+    try:
+        check_readings(check_syntax(grammar))
+    except EntangledError:
+        raise GrammarInvalid(
+            "The grammar lets a text be read in too many ways, or is too large written out."
+        ) from None
+
+
+def check_syntax(grammar: str) -> list[tuple[str, str]]:
+    """Check that llama.cpp can parse ``grammar``; return its tokens. Far cheaper than all of it.
 
     Raises:
         GrammarInvalid: saying what is wrong, without repeating the grammar.
     """
     defined: set[str] = set()
     used: set[str] = set()
-    for kind, text in grammar_tokens(grammar):
+    tokens = list(grammar_tokens(grammar))
+    for kind, text in tokens:
         if kind == "rule":
             defined.add(text)
         elif kind == "name":
@@ -57,6 +80,7 @@ def check_grammar(grammar: str) -> None:
         raise GrammarInvalid("The grammar defines no rule 'root'.")
     if not used <= defined:
         raise GrammarInvalid("The grammar uses a rule that it does not define.")
+    return tokens
 
 
 def grammar_tokens(grammar: str) -> Iterator[tuple[str, str]]:

@@ -5,16 +5,15 @@ holds its key and lies can sign a lie.
 """
 
 import base64
-import binascii
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from onbook.wire.canonical import canonical_json, sha256_of
+from onbook.wire.canonical import CanonicalizationError, object_writer, sha256_hex, sha256_of
+from onbook.wire.signing import verified
 
 
 class EffectiveSampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +36,9 @@ class EffectiveSampling(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's signed statement over one execution.
 
-    Digests are SHA-256 in hexadecimal; ``issued_at`` is RFC 3339 in UTC; ``signature`` is
-    Ed25519 over the canonical JSON of all other fields, base64.
+    Digests are SHA-256 in hexadecimal; ``issued_at`` is RFC 3339 in UTC; ``key_id`` names the key
+    of the worker's ring (``wire.signing.key_id_of``); ``signature`` is Ed25519 over the canonical
+    JSON of all other fields, base64.
     """
 
     receipt_id: str
@@ -56,6 +56,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     added_text: str
     finish_reason: str
     output_sha256: str
+    key_id: str = ""
     signature: str = ""
 
 
@@ -63,18 +64,13 @@ def request_sha256(
     messages: Sequence[msgspec.Struct], sampling: EffectiveSampling, nonce: str
 ) -> str:
     """Return the digest of ``{messages, sampling, nonce}`` that both sides compute."""
-    return sha256_of(
-        {
-            "messages": msgspec.to_builtins(list(messages)),
-            "sampling": msgspec.to_builtins(sampling),
-            "nonce": nonce,
-        }
-    )
+    return sha256_of({"messages": list(messages), "sampling": sampling, "nonce": nonce})
 
 
 def token_ids_sha256(token_ids: Sequence[int]) -> str:
     """Return the digest of the prompt's token ids, as a canonical JSON array."""
-    return sha256_of(list(token_ids))
+    # For whole numbers of this size any JSON without white space is canonical.
+    return sha256_hex(msgspec.json.encode(list(token_ids)))
 
 
 def signed(receipt: Receipt, key: Ed25519PrivateKey) -> Receipt:
@@ -86,25 +82,16 @@ def signed(receipt: Receipt, key: Ed25519PrivateKey) -> Receipt:
 def signature_valid(receipt: Receipt, public_key: str) -> bool:
     """Tell whether ``receipt`` was signed by the holder of ``public_key`` (base64, 32 bytes)."""
     try:
-        _public_key(public_key).verify(
-            base64.b64decode(receipt.signature, validate=True), _signed_bytes(receipt)
-        )
-    except (InvalidSignature, ValueError, binascii.Error):
+        data = _signed_bytes(receipt)
+    except CanonicalizationError:
         return False
-    return True
-
-
-def public_key_of(key: Ed25519PrivateKey) -> str:
-    """Return the public half of ``key``, base64 of its 32 raw bytes."""
-    return base64.b64encode(key.public_key().public_bytes_raw()).decode("ascii")
-
-
-@lru_cache(maxsize=256)
-def _public_key(public_key: str) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
+    return verified(public_key, receipt.signature, data)
 
 
 def _signed_bytes(receipt: Receipt) -> bytes:
-    body = msgspec.to_builtins(receipt)
-    del body["signature"]
-    return canonical_json(body)
+    return _write_signed(_signed_values(receipt))
+
+
+_SIGNED: Final = tuple(name for name in Receipt.__struct_fields__ if name != "signature")
+_signed_values: Final[Callable[[Receipt], tuple[object, ...]]] = attrgetter(*_SIGNED)
+_write_signed: Final = object_writer(_SIGNED)

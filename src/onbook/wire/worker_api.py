@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import EffectiveSampling, Receipt
+from onbook.wire.signing import PublishedKey
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
@@ -15,6 +16,8 @@ Endpoint = Literal["chat", "enhance", "generate"]
 DEFAULT_MAX_TOKENS: Final[dict[Endpoint, int]] = {"chat": 512, "enhance": 200, "generate": 512}
 
 _Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+# An empty text would end every answer before it begins.
+_Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +42,7 @@ class Sampling(
     presence_penalty: _Penalty | None = None
     dry_multiplier: Annotated[float, Meta(ge=0.0, le=10.0)] | None = None
     seed: Annotated[int, Meta(ge=0, le=4_294_967_294)] | None = None
-    stop: Annotated[list[str], Meta(max_length=16)] | None = None
+    stop: Annotated[list[_Stop], Meta(max_length=16)] | None = None
     grammar: Annotated[str, Meta(min_length=1, max_length=65_536)] | None = None
 
 
@@ -124,12 +127,29 @@ class UpstreamAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PurityReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of the self-test that runs before a worker calls itself healthy."""
+    """The result of the self-test that runs before a worker calls itself healthy.
+
+    ``verification`` is ``token_ids`` where the worker gives its engine token ids, and
+    ``request_only`` where an upstream renders the messages itself. ``notes`` are what the test
+    found and what is no failure, as that the model's own template would add a default text.
+    """
 
     passed: bool
     added_text: str
     checked: list[str]
     failures: list[str]
+    verification: Literal["token_ids", "request_only"] = "token_ids"
+    rendering: str = ""
+    notes: list[str] = []
+
+
+class WorkerMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory in bytes: of the process now and at most, and of the model's file."""
+
+    rss_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    model_file_bytes: int | None = None
+    prompt_cache_limit_bytes: int | None = None
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +162,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: list[str]
     purity: PurityReport
     public_key: str
+    keys: list[PublishedKey] = []
+    trusts_signed_requests_only: bool = False
+    running: int = 0
+    waiting: int = 0
+    max_queue: int | None = None
+    memory: WorkerMemory = WorkerMemory()
     pure_inference: bool = True
     success: bool = True
 
@@ -149,7 +175,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The body of ``GET /health``: 200 when ``status`` is ``ok``, else 503."""
 
-    status: Literal["ok", "loading", "failed"]
+    status: Literal["ok", "loading", "failed", "draining", "upstream_away"]
     model_loaded: bool
     self_probe: bool
     detail: str | None = None

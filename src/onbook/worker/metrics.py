@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus. Labels are bounded: endpoints, outcomes, nothing else."""
+"""What a worker counts, for Prometheus. Labels are bounded: endpoints, outcomes and reasons."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -16,6 +16,12 @@ class WorkerMetrics:
             "onbook_worker_requests_total",
             "Requests to the worker, by endpoint and outcome (ok, or an error code).",
             ("endpoint", "outcome"),
+            registry=registry,
+        )
+        self.refused_signatures = Counter(
+            "onbook_worker_refused_signatures_total",
+            "Requests refused for their signature, by reason.",
+            ("reason",),
             registry=registry,
         )
         self.generation_seconds = Histogram(

@@ -1,36 +1,37 @@
-"""What this worker states about each execution, signed with its own key."""
+"""What this worker states about each execution, signed with the key of its ring in force."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from onbook.wire.canonical import sha256_of_text
 from onbook.wire.receipt import (
     EffectiveSampling,
     Receipt,
-    public_key_of,
     request_sha256,
     signed,
     token_ids_sha256,
 )
+from onbook.wire.signing import Signer
 from onbook.wire.worker_api import InferenceRequest, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptSigner:
-    """Signs receipts as one worker, over one model."""
+    """Signs receipts as one worker, over one model.
+
+    ``signer`` gives the key in force now: a ring rotates while the worker runs.
+    """
 
     worker_id: str
-    key: Ed25519PrivateKey
+    signer: Callable[[], Signer]
     model: ModelInfo
 
     @property
     def public_key(self) -> str:
-        """The key to check this worker's receipts with, base64."""
-        return public_key_of(self.key)
+        """The key to check a receipt of this moment with, base64."""
+        return self.signer().public_key
 
     def receipt(
         self,
@@ -38,12 +39,18 @@ class ReceiptSigner:
         *,
         sampling: EffectiveSampling,
         rendering: str,
-        token_ids: Sequence[int],
+        prompt_tokens: int,
+        token_ids: Sequence[int] | None,
         finish_reason: str,
         output: str,
     ) -> Receipt:
-        """Return the signed receipt for one finished execution."""
+        """Return the signed receipt for one finished execution.
+
+        ``token_ids`` None: an upstream rendered the messages itself, so the receipt speaks of the
+        request only.
+        """
         nonce = request.nonce or ""
+        signer = self.signer()
         return signed(
             Receipt(
                 receipt_id=str(uuid.uuid4()),
@@ -52,15 +59,16 @@ class ReceiptSigner:
                 request_sha256=request_sha256(request.messages, sampling, nonce),
                 nonce=nonce,
                 rendering=rendering,
-                verification="token_ids",
-                prompt_tokens=len(token_ids),
-                token_ids_sha256=token_ids_sha256(token_ids),
+                verification="request_only" if token_ids is None else "token_ids",
+                prompt_tokens=prompt_tokens,
+                token_ids_sha256=None if token_ids is None else token_ids_sha256(token_ids),
                 chat_template_sha256=self.model.chat_template_sha256,
                 model_sha256=self.model.file_sha256,
                 sampling=sampling,
                 added_text="",
                 finish_reason=finish_reason,
                 output_sha256=sha256_of_text(output),
+                key_id=signer.key_id,
             ),
-            self.key,
+            signer.key,
         )

@@ -1,5 +1,6 @@
 """Reading a worker request, and saying exactly what is wrong with a bad one."""
 
+import json
 from typing import Final
 
 import msgspec
@@ -52,6 +53,7 @@ def read_request(endpoint: Endpoint, body: bytes) -> tuple[InferenceRequest, Leg
         request = _requests.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequestError(*_explain(error)) from None
+    _check_keys(body)
     if endpoint == "generate" and not any(message.content for message in request.messages):
         raise BadRequestError(
             "A raw completion needs at least one content that is not empty.",
@@ -66,6 +68,7 @@ def _read_legacy(body: bytes) -> tuple[InferenceRequest, LegacyRequest]:
         legacy = _legacy.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequestError(*_explain(error)) from None
+    _check_keys(body)
     parameters = legacy.parameters
     request = InferenceRequest(
         messages=[Message("user", legacy.inputs)],
@@ -74,6 +77,29 @@ def _read_legacy(body: bytes) -> tuple[InferenceRequest, LegacyRequest]:
         top_p=parameters.top_p,
     )
     return request, legacy
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in one object."""
+
+
+def _check_keys(body: bytes) -> None:
+    """Refuse a key that stands twice: two readers of one body could each take another value."""
+    try:
+        json.loads(body, object_pairs_hook=_unrepeated)
+    except _RepeatedKeyError:
+        raise BadRequestError(
+            "The body has the same key twice in one object.", "Send each key once."
+        ) from None
+    except (ValueError, RecursionError):
+        raise BadRequestError(
+            "The body is not a UTF-8 JSON object.", "Send one JSON object with 'messages'."
+        ) from None
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise _RepeatedKeyError
 
 
 def _explain(error: Exception) -> tuple[str, str, list[str]]:

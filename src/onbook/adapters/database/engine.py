@@ -1,6 +1,7 @@
 """The asynchronous engine of the stores, on one SQLite file or on Postgres."""
 
 from pathlib import Path
+from threading import Thread
 from typing import Final, cast
 
 import aiosqlite
@@ -104,9 +105,11 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, pool_size: int) -> AsyncEn
     async def connect() -> aiosqlite.Connection:
         # A missing file is said to be missing; SQLite would only say that it cannot open it.
         sqlite_file.inode(path)
-        connection = await aiosqlite.connect(
+        opening = aiosqlite.connect(
             sqlite_file.file_uri(path), uri=True, timeout=busy_timeout_s, isolation_level=None
         )
+        _let_the_process_end(opening)
+        connection = await opening
         try:
             # One row with bytes that are not UTF-8 must not take the whole result down; the
             # stores refuse what does not decode.
@@ -129,6 +132,16 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, pool_size: int) -> AsyncEn
 
     _watch(engine, path)
     return engine
+
+
+def _let_the_process_end(connection: aiosqlite.Connection) -> None:
+    """Keep the thread of a connection that nobody closed from holding the interpreter.
+
+    SQLAlchemy does the same where it opens the connection itself. Before 0.22 the connection was
+    the thread, since then it has one.
+    """
+    thread = connection if isinstance(connection, Thread) else connection._thread  # noqa: SLF001 - there is no public way
+    thread.daemon = True
 
 
 def _watch(engine: AsyncEngine, path: Path) -> None:

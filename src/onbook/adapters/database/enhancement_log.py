@@ -9,23 +9,27 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from sqlalchemy import Table, insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+from onbook.adapters.chaining import Chain, SignerSource
 from onbook.adapters.database import sqlite_file
 from onbook.adapters.database.errors import primary_code, reason
 from onbook.adapters.database.log_rows import (
     MAX_GROUP,
+    ROW_COLUMNS,
     ROW_REQUEST,
     ROW_TIME,
     TEXT_TIME,
     Entry,
     Values,
-    row_values,
+    chained,
+    contents,
     settle,
     stop,
     text_values,
@@ -34,12 +38,11 @@ from onbook.adapters.database.postgres_url import is_postgres
 from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
 from onbook.adapters.database.types import utc_text
 from onbook.adapters.errors import AlreadyRecorded, RowRefused
-from onbook.ports.stores import (
-    EnhancementLog,
-    EnhancementRow,
-    EnhancementTexts,
-    StoreUnavailable,
-)
+from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+from onbook.wire.audit_chain import Head
+
+if TYPE_CHECKING:
+    from onbook.adapters.database.postgres_log import PostgresEnhancementLog
 
 _log = structlog.get_logger(__name__)
 
@@ -50,10 +53,25 @@ def _insert_sql(table: Table) -> str:
 
 _INSERT_ROW: Final = _insert_sql(enhancement_logs)
 _INSERT_TEXTS: Final = _insert_sql(enhancement_texts)
+_BEFORE_TIME: Final = attrgetter(*ROW_COLUMNS[:ROW_TIME])
+_AFTER_TIME: Final = attrgetter(*ROW_COLUMNS[ROW_TIME + 1 :])
+_KNOWN: Final = "SELECT 1 FROM enhancement_logs WHERE request_id = ?"
+# SQLite keeps a text in a column of numbers if somebody puts it there, and sorts it last.
+_HEAD: Final = (
+    "SELECT seq, row_hash FROM enhancement_logs"
+    " WHERE chain_id = ? AND seq <= 9223372036854775807 ORDER BY seq DESC LIMIT 1"
+)
 
 
-def enhancement_log(url: str) -> EnhancementLog:
+def enhancement_log(
+    url: str, signer: SignerSource | None = None
+) -> "SqliteEnhancementLog | PostgresEnhancementLog":
     """Return the audit log in the database of ``url``; nothing is opened before the first row.
+
+    Args:
+        url: The database URL.
+        signer: Gives the key for the head of each group of rows; asked once per group, from the
+            thread that commits. None leaves the heads unsigned.
 
     Raises:
         DatabaseUnusable: the URL is not right.
@@ -64,32 +82,42 @@ def enhancement_log(url: str) -> EnhancementLog:
             PostgresEnhancementLog,
         )
 
-        return PostgresEnhancementLog(url)
-    return SqliteEnhancementLog(url)
+        return PostgresEnhancementLog(url, signer=signer)
+    return SqliteEnhancementLog(url, signer=signer)
 
 
 class SqliteEnhancementLog:
     """``ports.EnhancementLog`` on one SQLite file, for one event loop.
 
     The file is opened at the first row and again after every failure, and a commit is believed
-    only if the path still names the file that was written.
+    only if the path still names the file that was written. Rows are chained in the order of their
+    commits, in a chain of this object's own (``chaining.Chain``).
 
     Args:
         url: ``sqlite+aiosqlite:///<path>``; the schema must be there (``schema.migrate``).
+        signer: As in ``enhancement_log``.
         busy_timeout_s: Seconds to wait for another writer before rows are refused.
 
     Raises:
         DatabaseUnusable: the URL is not that of a SQLite file.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
-        self._writer = _Writer(sqlite_file.sqlite_path(url), busy_timeout_s)
+    def __init__(
+        self, url: str, *, signer: SignerSource | None = None, busy_timeout_s: float = 5.0
+    ) -> None:
+        self._chain = Chain(signer)
+        self._writer = _Writer(sqlite_file.sqlite_path(url), self._chain, busy_timeout_s)
         self._lock = threading.Lock()
         self._wake = threading.Semaphore(0)
         self._pending: list[Entry] = []
         self._idle = False
         self._closing = False
         self._thread: threading.Thread | None = None
+
+    @property
+    def chain_id(self) -> str:
+        """The chain that the next row goes into."""
+        return self._chain.chain_id
 
     async def record(self, row: EnhancementRow, texts: EnhancementTexts | None) -> None:
         """Commit the row, and its texts, durably before returning.
@@ -102,9 +130,12 @@ class SqliteEnhancementLog:
             StoreUnavailable: nothing was written.
         """
         loop = asyncio.get_running_loop()
-        entry = Entry(_timed(row_values(row), ROW_TIME), None, loop.create_future())
+        time = utc_text(row.created_at)
+        entry = Entry((*_BEFORE_TIME(row), time, *_AFTER_TIME(row)), None, loop.create_future())
         if texts is not None:
-            entry.texts = _timed(text_values(texts), TEXT_TIME)
+            if texts.created_at is not row.created_at:
+                time = utc_text(texts.created_at)
+            entry.texts = _timed(text_values(texts), time)
         with self._lock:
             if self._closing:
                 raise StoreUnavailable("The audit log is closed.")
@@ -159,8 +190,9 @@ class SqliteEnhancementLog:
 class _Writer:
     """The connection, used by the writer thread alone."""
 
-    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+    def __init__(self, path: Path, chain: Chain, busy_timeout_s: float) -> None:
         self._path = path
+        self._chain = chain
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._inode: sqlite_file.Inode | None = None
@@ -171,11 +203,32 @@ class _Writer:
         if error is None:
             return
         if len(group) > 1 and _concerns_one_row(error):
-            for entry in group:
-                self.commit((entry,))
+            # The bad row is found in halves: its neighbours share a commit wherever they can.
+            half = len(group) // 2
+            self.commit(group[:half])
+            self.commit(group[half:])
+            return
+        if isinstance(error, sqlite3.IntegrityError):
+            self._settle_refusal(group[0], error)
             return
         for entry in group:
-            entry.error = self._port_error(entry, error)
+            entry.error = _port_error(error)
+
+    def _settle_refusal(self, entry: Entry, error: sqlite3.IntegrityError) -> None:
+        try:
+            connection = self._opened()
+            known = connection.execute(_KNOWN, (entry.row[ROW_REQUEST],)).fetchone() is not None
+            taken = not known and self._chain.taken(self._end_of_chain(connection))
+        except (sqlite3.Error, OSError) as failure:
+            # Why the row was refused cannot be told now; it may be no fault of the row.
+            entry.error = _port_error(failure)
+            return
+        if known:
+            entry.error = AlreadyRecorded("The audit log already has a row with this request_id.")
+        elif taken:
+            self.commit((entry,))
+        else:
+            entry.error = _port_error(error)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -188,10 +241,9 @@ class _Writer:
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
             try:
-                connection.executemany(_INSERT_ROW, [entry.row for entry in group])
-                texts = [entry.texts for entry in group if entry.texts is not None]
-                if texts:
-                    connection.executemany(_INSERT_TEXTS, texts)
+                head = self._insert(connection, group)
+                # Until the commit is known to have happened, in the file that the path names.
+                self._chain.doubt(head)
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
@@ -203,28 +255,28 @@ class _Writer:
             if not _concerns_one_row(error):
                 self.close()
             return error
-        except (OverflowError, ValueError, TypeError) as error:
+        except (OverflowError, ValueError, TypeError, StoreUnavailable) as error:
             # A value that SQLite cannot hold: too large a number, or half of a surrogate pair.
+            # Or a head that cannot be signed.
             return error
+        self._chain.committed(head)
         return None
 
-    def _port_error(self, entry: Entry, error: BaseException) -> StoreUnavailable:
-        if isinstance(error, sqlite3.IntegrityError) and self._has(entry.row[ROW_REQUEST]):
-            return AlreadyRecorded("The audit log already has a row with this request_id.")
-        if _concerns_one_row(error) and primary_code(error) != sqlite3.SQLITE_FULL:
-            return RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
-        cause = reason(error)
-        _log.warning("audit_log_unavailable", reason=cause)
-        return StoreUnavailable(f"The audit log cannot be written: {cause}.")
+    def _insert(self, connection: sqlite3.Connection, group: Sequence[Entry]) -> Head:
+        """Write ``group`` behind the head; return the head that the chain has once committed."""
+        if self._chain.uncertain:
+            self._chain.settle(self._end_of_chain(connection))
+        extension = self._chain.extension(contents(group))
+        connection.executemany(_INSERT_ROW, chained(group, extension))
+        texts = [entry.texts for entry in group if entry.texts is not None]
+        if texts:
+            connection.executemany(_INSERT_TEXTS, texts)
+        return extension.head
 
-    def _has(self, request_id: object) -> bool:
-        try:
-            found = self._opened().execute(
-                "SELECT 1 FROM enhancement_logs WHERE request_id = ?", (request_id,)
-            )
-            return found.fetchone() is not None
-        except (sqlite3.Error, OSError):
-            return False
+    def _end_of_chain(self, connection: sqlite3.Connection) -> Head | None:
+        chain_id = self._chain.chain_id
+        found = connection.execute(_HEAD, (chain_id,)).fetchone()
+        return None if found is None else Head(chain_id=chain_id, seq=found[0], row_hash=found[1])
 
     def _opened(self) -> sqlite3.Connection:
         now = sqlite_file.inode(self._path)
@@ -236,6 +288,16 @@ class _Writer:
         return connection
 
 
+def _port_error(error: BaseException) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return StoreUnavailable(str(error))
+    if _concerns_one_row(error) and primary_code(error) != sqlite3.SQLITE_FULL:
+        return RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
+    cause = reason(error)
+    _log.warning("audit_log_unavailable", reason=cause)
+    return StoreUnavailable(f"The audit log cannot be written: {cause}.")
+
+
 def _concerns_one_row(error: BaseException) -> bool:
     """Tell whether another row could succeed where this one did not."""
     if isinstance(error, sqlite3.OperationalError):
@@ -243,12 +305,11 @@ def _concerns_one_row(error: BaseException) -> bool:
         return primary_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG)
     if isinstance(error, sqlite3.DatabaseError):
         return primary_code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-    return not isinstance(error, OSError)
+    return not isinstance(error, (OSError, StoreUnavailable))
 
 
-def _timed(values: Values, position: int) -> Values:
-    time = values[position]
-    return (*values[:position], utc_text(time), *values[position + 1 :])  # type: ignore[arg-type]  # the column is created_at
+def _timed(texts: Values, time: str) -> Values:
+    return (*texts[:TEXT_TIME], time, *texts[TEXT_TIME + 1 :])
 
 
 def _hand_back(loop: asyncio.AbstractEventLoop, group: Sequence[Entry]) -> None:

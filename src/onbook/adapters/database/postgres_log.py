@@ -6,15 +6,17 @@ timer: a single row is committed immediately.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 import structlog
 from sqlalchemy import Column, String, Table, make_url
 
+from onbook.adapters.chaining import Chain, SignerSource
 from onbook.adapters.database.errors import reason, sqlstate
 from onbook.adapters.database.log_rows import (
+    CHAIN_COLUMNS,
     MAX_GROUP,
     ROW_COLUMNS,
     ROW_REQUEST,
@@ -23,6 +25,8 @@ from onbook.adapters.database.log_rows import (
     TEXT_TIME,
     Entry,
     Values,
+    chained,
+    contents,
     row_values,
     settle,
     stop,
@@ -38,6 +42,8 @@ from onbook.adapters.database.tables import enhancement_logs, enhancement_texts
 from onbook.adapters.database.types import zoned
 from onbook.adapters.errors import AlreadyRecorded, RowRefused
 from onbook.ports.stores import EnhancementRow, EnhancementTexts, StoreUnavailable
+from onbook.wire.audit_chain import Head
+from onbook.wire.canonical import CanonicalizationError
 
 _log = structlog.get_logger(__name__)
 
@@ -71,8 +77,12 @@ def _insert_sql(table: Table, first: int) -> str:
 _ROW_ID: Final = ROW_COLUMNS.index("id")
 # A single statement, so that a row and its texts are there both or not at all.
 _INSERT: Final = (
-    f"WITH texts AS ({_insert_sql(enhancement_texts, len(ROW_COLUMNS) + 1)}) "
+    f"WITH texts AS ({_insert_sql(enhancement_texts, len(ROW_COLUMNS + CHAIN_COLUMNS) + 1)}) "
     f"{_insert_sql(enhancement_logs, 1)}"
+)
+_KNOWN: Final = "SELECT 1 FROM enhancement_logs WHERE request_id = $1"
+_HEAD: Final = (
+    "SELECT seq, row_hash FROM enhancement_logs WHERE chain_id = $1 ORDER BY seq DESC LIMIT 1"
 )
 
 
@@ -82,10 +92,13 @@ class PostgresEnhancementLog:
     The connection is opened at the first row and again after every failure. Where it was lost
     during a commit, the rows are looked for before they are said to be missing; a row that
     cannot be looked for may be there all the same, and recording it again gives
-    ``AlreadyRecorded``.
+    ``AlreadyRecorded``. Rows are chained in the order of their commits, in a chain of this
+    object's own (``chaining.Chain``); the unique index over its places keeps a commit that comes
+    to light late from ever standing beside another one.
 
     Args:
         url: The URL of a Postgres database; the schema must be there (``schema.migrate``).
+        signer: As in ``enhancement_log``; asked in the event loop.
         statement_timeout_s: Seconds that a commit may take.
         connect_timeout_s: Seconds until the server must have let us in.
 
@@ -94,13 +107,24 @@ class PostgresEnhancementLog:
     """
 
     def __init__(
-        self, url: str, *, statement_timeout_s: float = 5.0, connect_timeout_s: float = 3.0
+        self,
+        url: str,
+        *,
+        signer: SignerSource | None = None,
+        statement_timeout_s: float = 5.0,
+        connect_timeout_s: float = 3.0,
     ) -> None:
         connect_arguments(url)
-        self._writer = _Writer(url, statement_timeout_s, connect_timeout_s)
+        self._chain = Chain(signer)
+        self._writer = _Writer(url, self._chain, statement_timeout_s, connect_timeout_s)
         self._pending: list[Entry] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
+
+    @property
+    def chain_id(self) -> str:
+        """The chain that the next row goes into."""
+        return self._chain.chain_id
 
     async def record(self, row: EnhancementRow, texts: EnhancementTexts | None) -> None:
         """Commit the row, and its texts, durably before returning.
@@ -153,8 +177,11 @@ class PostgresEnhancementLog:
 class _Writer:
     """The connection, used by one task at a time."""
 
-    def __init__(self, url: str, statement_timeout_s: float, connect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, chain: Chain, statement_timeout_s: float, connect_timeout_s: float
+    ) -> None:
         self._url = url
+        self._chain = chain
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._connection: PostgresConnection | None = None
@@ -165,21 +192,19 @@ class _Writer:
         if error is None:
             return
         if len(group) > 1 and _concerns_one_row(error):
-            for entry in group:
-                await self.commit((entry,))
+            # The bad row is found in halves: its neighbours share a commit wherever they can.
+            half = len(group) // 2
+            await self.commit(group[:half])
+            await self.commit(group[half:])
             return
         if _concerns_one_row(error) and not _disk_is_full(error):
-            group[0].error = await self._refusal(group[0], error)
+            await self._settle_refusal(group[0], error)
             return
         committed = await self._found(group) if _outcome_is_unknown(error) else frozenset()
-        if isinstance(error, StoreUnavailable):
-            told = str(error)
-        else:
-            told = f"The audit log cannot be written: {reason(error)}."
         lost = [entry for entry in group if _key(entry) not in committed]
         for entry in lost:
-            entry.error = StoreUnavailable(told)
-        _log.warning("audit_log_unavailable", reason=told, rows=len(lost))
+            entry.error = _unavailable(error)
+        _log.warning("audit_log_unavailable", reason=str(_unavailable(error)), rows=len(lost))
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -193,14 +218,21 @@ class _Writer:
             connection.terminate()
 
     async def _attempt(self, group: Sequence[Entry]) -> Exception | None:
-        texts = [entry.texts for entry in group if entry.texts is not None]
-        columns = [
-            *zip(*(entry.row for entry in group), strict=True),
-            *(zip(*texts, strict=True) if texts else [()] * len(TEXT_COLUMNS)),
-        ]
         try:
             connection = await self._opened()
+            if self._chain.uncertain:
+                self._chain.settle(await self._end_of_chain(connection))
+            extension = self._chain.extension(contents(group))
+            texts = [entry.texts for entry in group if entry.texts is not None]
+            columns = [
+                *_columns(chained(group, extension)),
+                *(_columns(texts) if texts else [()] * len(TEXT_COLUMNS)),
+            ]
+            # Until the answer says that the commit has happened.
+            self._chain.doubt(extension.head)
             await connection.execute(_INSERT, *columns)
+        except CanonicalizationError as error:
+            return error
         except _FAILURES as error:
             if not _concerns_one_row(error):
                 self._drop()
@@ -209,20 +241,33 @@ class _Writer:
             # Cancelled in the middle of an exchange: the connection is of no more use.
             self._drop()
             raise
+        self._chain.committed(extension.head)
         return None
 
-    async def _refusal(self, entry: Entry, error: Exception) -> StoreUnavailable:
-        if sqlstate(error) == "23505" and await self._has(entry):
-            return AlreadyRecorded("The audit log already has a row with this request_id.")
-        return RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
+    async def _end_of_chain(self, connection: PostgresConnection) -> Head | None:
+        chain_id = self._chain.chain_id
+        for seq, row_hash in await connection.fetch(_HEAD, chain_id):
+            return Head(chain_id=chain_id, seq=seq, row_hash=row_hash)  # type: ignore[arg-type]  # the columns' types
+        return None
 
-    async def _has(self, entry: Entry) -> bool:
-        with suppress(*_FAILURES):
-            found = await (await self._opened()).fetchval(
-                "SELECT 1 FROM enhancement_logs WHERE request_id = $1", entry.row[ROW_REQUEST]
-            )
-            return found is not None
-        return False
+    async def _settle_refusal(self, entry: Entry, error: Exception) -> None:
+        known = taken = False
+        if sqlstate(error) == "23505":
+            try:
+                connection = await self._opened()
+                known = await connection.fetchval(_KNOWN, entry.row[ROW_REQUEST]) is not None
+                taken = not known and self._chain.taken(await self._end_of_chain(connection))
+            except _FAILURES as failure:
+                # Why the row was refused cannot be told now; it may be no fault of the row.
+                self._drop()
+                entry.error = _unavailable(failure)
+                return
+        if known:
+            entry.error = AlreadyRecorded("The audit log already has a row with this request_id.")
+        elif taken:
+            await self.commit((entry,))
+        else:
+            entry.error = RowRefused(f"The audit log refuses the row ({type(error).__name__}).")
 
     async def _found(self, group: Sequence[Entry]) -> frozenset[Values]:
         """Return the keys of the rows of ``group`` that are there, as far as can be told."""
@@ -253,24 +298,44 @@ class _Writer:
 
 
 def _storable(values: Values, time: int) -> Values:
-    return tuple(
-        zoned(value)  # type: ignore[arg-type]  # the column is created_at
-        if position == time
-        else value.replace(_NUL, NUL_PICTURE)
-        if isinstance(value, str) and _NUL in value
-        else value
-        for position, value in enumerate(values)
-    )
+    found = list(values)
+    found[time] = zoned(found[time])  # type: ignore[arg-type]  # the column is created_at
+    if _NUL in "".join([value for value in values if isinstance(value, str)]):
+        return tuple(
+            value.replace(_NUL, NUL_PICTURE) if isinstance(value, str) else value for value in found
+        )
+    return tuple(found)
+
+
+def _columns(rows: Iterable[Values]) -> list[Sequence[object] | None]:
+    """Return the columns of ``rows``; of one that is empty throughout, None.
+
+    ``unnest`` fills it with NULLs all the same, and the driver need not look at each.
+    """
+    return [
+        None if column[0] is None and column.count(None) == len(column) else column
+        for column in zip(*rows, strict=True)
+    ]
 
 
 def _key(entry: Entry) -> Values:
     return entry.row[_ROW_ID], entry.row[ROW_REQUEST]
 
 
+def _unavailable(error: Exception) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return StoreUnavailable(str(error))
+    return StoreUnavailable(f"The audit log cannot be written: {reason(error)}.")
+
+
 def _concerns_one_row(error: Exception) -> bool:
     """Tell whether another row could succeed where this one did not."""
     # Values, constraints and limits; a small row may still fit where a large one did not.
-    return (sqlstate(error) or "").startswith(("22", "23", "54")) or _disk_is_full(error)
+    return (
+        isinstance(error, CanonicalizationError)
+        or (sqlstate(error) or "").startswith(("22", "23", "54"))
+        or _disk_is_full(error)
+    )
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -14,7 +14,11 @@ from onbook.adapters.database.errors import DatabaseAway, DatabaseTooNew, Databa
 from onbook.adapters.database.postgres_url import is_postgres
 
 # Oldest first; a test compares them with the chain.
-REVISIONS: Final = ("2026_11_22_first_tables", "2026_11_23_template_history")
+REVISIONS: Final = (
+    "2026_11_22_first_tables",
+    "2026_11_23_template_history",
+    "2026_11_24_audit_chain",
+)
 HEAD: Final = REVISIONS[-1]
 
 # Ours since the first revision: tells a newer Onbook's database from another program's.

@@ -226,10 +226,28 @@ enhancement_logs: Final = Table(
     # JSON kept as text: a signature covers its exact bytes.
     Column("receipt", Text),
     Column("decision", Text),
+    # JSON: each step from the model's text to the answer, with salted digests before and after.
+    Column("output_steps", Text),
+    # The row's place in the chain of the process that committed it; see ``wire.audit_chain``.
+    # NULL in rows from before there was a chain.
+    Column("chain_id", String(36)),
+    Column("seq", BigInteger),
+    Column("prev_hash", String(64)),
+    Column("group_end", BigInteger),
+    Column("row_hash", String(64)),
+    # In the last row of a group only: the key's id and its signature over the chain's head.
+    Column("signing_key_id", String(16)),
+    Column("head_signature", Text),
     UniqueConstraint("request_id"),
 )
 
 Index(None, enhancement_logs.c.created_at)
+Index(
+    "uq_enhancement_logs_chain",
+    enhancement_logs.c.chain_id,
+    enhancement_logs.c.seq,
+    unique=True,
+)
 Index(None, enhancement_logs.c.template_name, enhancement_logs.c.created_at)
 
 # Without a foreign key to the row: texts are purged, and imported, on their own.
@@ -246,6 +264,36 @@ enhancement_texts: Final = Table(
 )
 
 Index(None, enhancement_texts.c.created_at)
+
+# Append-only. Each names the heads that moved since the one before it.
+audit_checkpoints: Final = Table(
+    "audit_checkpoints",
+    metadata,
+    # 1, 2, 3 … over all processes: a gap is a checkpoint that was deleted.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # The canonical JSON that was signed, byte for byte.
+    Column("body", Text, nullable=False),
+    Column("body_sha256", String(64), nullable=False),
+    Column("signing_key_id", String(16), nullable=False),
+    Column("signature", Text, nullable=False),
+)
+
+# Public keys that have signed something here, so that signatures can be checked for ever. A
+# worker's and a gateway's alike; the private halves are in files of their processes.
+signing_keys: Final = Table(
+    "signing_keys",
+    metadata,
+    Column("public_key", String(64), primary_key=True),
+    Column("key_id", String(16), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("not_before", Text, nullable=False),
+    Column("endorsed_by", String(64)),
+    Column("endorsement", Text),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    CheckConstraint("role IN ('gateway', 'worker')", name="role"),
+)
 
 access_keys: Final = Table(
     "access_keys",

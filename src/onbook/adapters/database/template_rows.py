@@ -32,7 +32,7 @@ from onbook.domain.template_history import (
 from onbook.domain.template_lifecycle import EVER_LIVE, WAS_LIVE, version_state
 from onbook.domain.template_rules import PROMPT_SLOT
 from onbook.domain.templates import Template, TemplateInvalid, template_from_mapping
-from onbook.wire.gbnf import GrammarInvalid, check_grammar
+from onbook.wire.gbnf import GrammarInvalid, check_syntax
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -170,7 +170,7 @@ def _parses(grammar: str) -> bool:
     """Tell whether ``grammar`` parses; once for each, since long ones take milliseconds."""
     try:
         # A prompt can only fill a literal, so without one the grammar has the same shape.
-        check_grammar(grammar.replace(PROMPT_SLOT, ""))
+        check_syntax(grammar.replace(PROMPT_SLOT, ""))
     except GrammarInvalid:
         return False
     return True

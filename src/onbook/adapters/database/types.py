@@ -23,7 +23,7 @@ def zoned(value: datetime) -> datetime:
     """
     if value.tzinfo is None:
         raise ValueError("a stored time needs its time zone")
-    return value.astimezone(UTC)
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 def utc_text(value: datetime) -> str:

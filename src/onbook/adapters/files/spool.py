@@ -77,14 +77,18 @@ class SpooledEnhancementLog:
         if self._closed:
             raise StoreUnavailable("The audit log is closed.")
         line: bytes | None = None
+        tried = False
         while True:
             if not self._pending:
                 try:
                     await self._inner.record(row, texts)
-                except RowRefused:
+                except RowRefused as error:
+                    if tried and isinstance(error, AlreadyRecorded):
+                        # The commit before had happened; only its answer was lost.
+                        return
                     raise
                 except StoreUnavailable:
-                    pass
+                    tried = True
                 else:
                     return
             if line is None:
@@ -141,7 +145,12 @@ class SpooledEnhancementLog:
                 group, self._waiting = self._waiting, []
                 failure: OSError | None = None
                 try:
-                    await asyncio.to_thread(self._append, [waiting.line for waiting in group])
+                    if not self._file.is_open:
+                        # Rows of an earlier run turn up here if it could not be opened before.
+                        found = await asyncio.to_thread(self._file.open)
+                        self._pending += found
+                    lines = [waiting.line for waiting in group]
+                    await asyncio.to_thread(self._file.append, lines)
                 except OSError as error:
                     failure = error
                     self._pending -= len(group)
@@ -158,12 +167,6 @@ class SpooledEnhancementLog:
                             f"({failure.strerror}); free disk space or repair the data directory."
                         )
                     )
-
-    def _append(self, lines: Sequence[bytes]) -> None:
-        if not self._file.is_open:
-            # Rows of an earlier run turn up here if the file could not be opened at the start.
-            self._pending += self._file.open()
-        self._file.append(lines)
 
     async def _drain_batch(self, *, hold: bool) -> tuple[int, bool]:
         """Move the next lines; return how many were moved and whether to go on."""
@@ -191,6 +194,9 @@ class SpooledEnhancementLog:
                         return done, True
                 await asyncio.to_thread(self._file.clear)
                 self._release_waiting()
+                # Nothing is left, whatever was counted: to wait for more would never end.
+                self._pending = 0
+                return done, False
             return done, done == len(lines)
         finally:
             if held:

@@ -7,7 +7,7 @@ redirects, no proxies, no compression.
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -18,7 +18,13 @@ _MAX_IDLE_S: Final = 4.0
 _MAX_IDLE_CONNECTIONS: Final = 64
 _MAX_HEAD_BYTES: Final = 64 * 1024
 
-Answer = tuple[int, bytes]
+
+class Answer(NamedTuple):
+    """Status and body of an answer, and its ``Retry-After`` where it has one."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
 
 
 class AnswerTooLargeError(Exception):
@@ -48,19 +54,32 @@ class PlainHttpClient:
         self._limit = limit
         self._idle: list[_Connection] = []
 
-    async def post(self, path: str, body: bytes) -> Answer:
-        """Return status and body of the answer. Cancelling closes the connection.
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Return the answer. Cancelling closes the connection.
+
+        Args:
+            path: Under the URL's prefix.
+            body: The body.
+            headers: Sent with this request only; of printable ASCII.
 
         Raises:
             AnswerTooLargeError: the body is over the limit.
             TimeoutError: no connection within the connect timeout.
             OSError: the connection failed, or what came over it is not HTTP.
         """
+        more = "".join(f"{name}: {text}\r\n" for name, text in (headers or {}).items())
         connection = await self._connection()
         try:
             answer = await connection.exchange(
-                b"POST %s HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n"
-                % (f"{self._prefix}{path}".encode("ascii"), self._head, len(body))
+                b"POST %s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n"
+                % (
+                    f"{self._prefix}{path}".encode("ascii"),
+                    self._head,
+                    more.encode("ascii"),
+                    len(body),
+                )
                 + body
             )
         except BaseException:
@@ -127,6 +146,7 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_body = False
         self._sized = False
+        self._retry_after: str | None = None
         self.idle_since = 0.0
         self.reusable = False
 
@@ -173,7 +193,7 @@ class _Connection(asyncio.Protocol):
         if self._done is None or self._done.done():
             return
         if exc is None and self._in_body and not self._sized:
-            self._done.set_result((self._parser.get_status_code(), b"".join(self._chunks)))
+            self._done.set_result(self._answer())
         else:
             self._fail(ConnectionError("the connection was lost before the answer was complete"))
 
@@ -184,11 +204,15 @@ class _Connection(asyncio.Protocol):
             return
         self._chunks, self._size = [], 0
         self._in_body, self._sized = False, False
+        self._retry_after = None
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
-        """Note whether the body says where it ends."""
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note whether the body says where it ends, and when to come back."""
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._sized = True
+        elif name == b"retry-after":
+            self._retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
@@ -209,7 +233,11 @@ class _Connection(asyncio.Protocol):
         if status < 200 or self._done is None or self._done.done():
             return
         self.reusable = self._parser.should_keep_alive()
-        self._done.set_result((status, b"".join(self._chunks)))
+        self._done.set_result(self._answer())
+
+    def _answer(self) -> Answer:
+        status = self._parser.get_status_code()
+        return Answer(status, b"".join(self._chunks), self._retry_after)
 
     def _fail(self, error: Exception) -> None:
         if self._done is not None and not self._done.done():

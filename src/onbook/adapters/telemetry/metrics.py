@@ -1,9 +1,11 @@
 """Prometheus metrics of a gateway. Every label is bounded: by code, never by what callers send."""
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from onbook.domain.worker_health import WorkerStanding
 from onbook.flows.resolve_template import TemplateBook
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
@@ -68,6 +70,7 @@ class GatewayMetrics:
             "Results thrown away because the receipt did not match.",
             registry=registry,
         )
+        self.worker_quarantines = _worker_quarantines(registry)
         self._registry = registry
 
     def watch(self, book: TemplateBook) -> None:
@@ -77,3 +80,19 @@ class GatewayMetrics:
             "Seconds since the database last confirmed the served templates.",
             registry=self._registry,
         ).set_function(lambda: book.state().age_seconds)
+
+    def watch_worker(self, standing: Callable[[], WorkerStanding]) -> None:
+        """Report whether the worker is in quarantine: 1 or 0."""
+        Gauge(
+            "onbook_worker_quarantined",
+            "1 while the worker gets no requests because a receipt did not match, else 0.",
+            registry=self._registry,
+        ).set_function(lambda: float(standing().quarantine.in_force))
+
+
+def _worker_quarantines(registry: CollectorRegistry) -> Counter:
+    return Counter(
+        "onbook_worker_quarantines_total",
+        "Receipts that did not match, each of which puts the worker into quarantine.",
+        registry=registry,
+    )

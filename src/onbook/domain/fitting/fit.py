@@ -4,12 +4,14 @@ The final prompt is the user's own text followed by the model's additions as who
 additions are cut, unless the user's text alone is over the limit; syntax and quoted text never.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from onbook.domain.fitting.additions import Additions, Unit, echo_of_idea, separate
 from onbook.domain.fitting.assemble import assemble
 from onbook.domain.fitting.budget import BOILERPLATE, DUPLICATE, choose, price
-from onbook.domain.fitting.clauses import Style, join_exactly, split_clauses
+from onbook.domain.fitting.clauses import Clause, Style, join_exactly, split_clauses
 from onbook.domain.fitting.clean import Cleaned, clean
 from onbook.domain.fitting.conflicts import without_conflicts
 from onbook.domain.fitting.user_text import UserText, shorten, user_text
@@ -37,6 +39,18 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """The whole text as it was after one stage of the way from the raw text to ``text``.
+
+    ``clean``: without what is not part of the prompt. ``merge``: behind the user's own words,
+    without what repeats or contradicts them. ``fit``: within the limit, in the spelling to send.
+    """
+
+    name: Literal["clean", "merge", "fit"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class FittedPrompt:
     """The text to send, counted exactly, and what became of each part.
 
@@ -58,6 +72,7 @@ class FittedPrompt:
     dropped: tuple[str, ...]
     steps: tuple[Step, ...]
     warnings: tuple[str, ...]
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +131,24 @@ def fit(
     user = user_text(masked)
     reader = _Reader(counter, tuple(keep.text for keep in masked.keeps))
     clauses = split_clauses(user.body)
-    kept = tuple(text for text in (*(clause.text for clause in clauses), user.flags) if text)
+    kept = _texts_of(clauses, user)
     additions = separate(cleaned.text, masked, style=style)
     steps += [Step("repeats_prompt", text) for text in additions.repeated]
     additions, guarded = _guard(additions, masked.text, style)
-    tokens_before = reader.tokens(assemble(user, additions, style))
+    merged, tokens_before = reader.spell(assemble(user, additions, style))
     additions, cut = _cut_additions(additions, user, kept, limit=limit, reader=reader, style=style)
     if style == "sentences" and cut and not additions.units:
         # One run-on sentence: part of it is better than none, if the user's text leaves room.
         loose = separate(cleaned.text, masked, style=style, loose=True)
         additions, cut = _cut_additions(loose, user, kept, limit=limit, reader=reader, style=style)
-    steps += [*guarded, *cut]
     if _added_people(guarded, additions, masked.text):
         warnings.append("added_people")
     text, tokens = _finished(user, additions, limit, reader, style)
-    dropped: tuple[str, ...] = ()
+    lost: list[Step] = []
     if tokens > limit:
         short = shorten(user, clauses, reader.keeps, limit=limit, measure=reader.tokens)
         text, tokens = reader.spell(short.text)
-        kept, dropped = short.kept, tuple(lost for _, lost in short.dropped)
-        steps += [Step(name, lost) for name, lost in short.dropped]
+        kept, lost = short.kept, [Step(name, piece) for name, piece in short.dropped]
         warnings.append(f"the prompt alone exceeds the limit of {limit} tokens")
     return FittedPrompt(
         text=text,
@@ -144,13 +157,18 @@ def fit(
         limit=limit,
         tokenizer=counter.name,
         compressed=tokens_before > limit,
-        cuts=(*(step.detail for step in (*guarded, *cut)), *dropped),
+        cuts=tuple(step.detail for step in (*guarded, *cut, *lost)),
         kept=kept,
         added=tuple(unit.text for unit in additions.units),
-        dropped=dropped,
-        steps=tuple(steps),
+        dropped=tuple(step.detail for step in lost),
+        steps=(*steps, *guarded, *cut, *lost),
         warnings=tuple(warnings),
+        stages=(Stage("clean", cleaned.text), Stage("merge", merged), Stage("fit", text)),
     )
+
+
+def _texts_of(clauses: Sequence[Clause], user: UserText) -> tuple[str, ...]:
+    return tuple(text for text in (*(clause.text for clause in clauses), user.flags) if text)
 
 
 def _cleaned(raw: str, masked: Masked, *, style: Style, truncated: bool) -> Cleaned:
@@ -279,7 +297,7 @@ def _fit_reply(text: str, steps: list[Step], *, limit: int, counter: TokenCounte
     reader = _Reader(counter, ())
     before = counter.count(text)
     if before <= limit:
-        return _reply(text, before, before, limit, counter, (), steps)
+        return _reply(text, text, before, before, limit, counter, (), steps)
     clauses = split_clauses(text)
     low, high = 0, len(clauses)
     while low < high:
@@ -295,10 +313,11 @@ def _fit_reply(text: str, steps: list[Step], *, limit: int, counter: TokenCounte
         shortened = shorten(whole, clauses[:1], (), limit=limit, measure=reader.counter.count)
         short, cut = shortened.text, text[len(shortened.text) :].strip()
     steps = [*steps, Step("cut_end", cut)]
-    return _reply(short, counter.count(short), before, limit, counter, (cut,), steps)
+    return _reply(text, short, counter.count(short), before, limit, counter, (cut,), steps)
 
 
 def _reply(
+    cleaned: str,
     text: str,
     tokens: int,
     before: int,
@@ -320,4 +339,5 @@ def _reply(
         dropped=(),
         steps=tuple(steps),
         warnings=() if text else ("empty_output",),
+        stages=(Stage("clean", cleaned), Stage("fit", text)),
     )

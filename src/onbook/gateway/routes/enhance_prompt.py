@@ -149,6 +149,7 @@ def _metadata(enhancement: Enhancement) -> EnhancementMetadata:
             status="not_applicable" if violated else enhancement.integrity,
             messages_sha256=enhancement.messages_sha256 if run else None,
             receipt_id=run.receipt_id if run else None,
+            token_ids=run.token_ids if run else "not_checked",
         ),
     )
 

@@ -51,7 +51,7 @@ class Readyz:
             },
             "database": "ok" if state.reachable else "unreachable",
             "gateway": {"id": service.gateway.gateway_id, "name": service.gateway.name},
-            "worker": "ok" if service.worker_ready else "unavailable",
+            "worker": service.worker_state(),
             "spooled_rows": service.log.pending,
         }
         await send_json(send, 200 if ready else 503, body)

@@ -47,7 +47,11 @@ class EchoEngine:
         for stop in sampling.stop:
             text = text.partition(stop)[0] if stop else text
         yield Piece(text)
-        yield Piece("", reason, len(said))
+        yield Piece("", reason, len(said), len(token_ids))
+
+    async def ready(self) -> bool:
+        """Tell whether requests can be taken: always, once it is made."""
+        return True
 
     async def close(self) -> None:
         """Nothing to free."""

@@ -1,34 +1,36 @@
 """llama.cpp in process, through xllamacpp: slots, continuous batching, a warm prefix cache."""
 
 import asyncio
-import http.client
 import os
 import secrets
-import threading
+import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import urlsplit
-
-import msgspec
 
 from onbook.wire.canonical import sha256_of_text
 from onbook.wire.gbnf import GrammarInvalid, check_grammar
 from onbook.wire.receipt import EffectiveSampling
-from onbook.wire.worker_api import FinishReason, ModelInfo
+from onbook.wire.worker_api import ModelInfo
 from onbook.worker.engines.base import EngineError, EngineStartError, GrammarError, Piece
+from onbook.worker.engines.llama_chunks import Chunks, completion_body, piece_of, prefill_body
+from onbook.worker.engines.llama_tokenizer import LlamaTokenizer
 from onbook.worker.gguf import GgufModel, ModelFileError, read_gguf
 from onbook.worker.model_file import file_sha256
-from onbook.worker.rendering import PlainText
+from onbook.worker.rendering import PlainText, UnsupportedModelError, chat_renderer
 
 if TYPE_CHECKING:
     import xllamacpp
 
-_TOKENIZE_CACHE_TEXTS: Final = 4096
-_TOKENIZE_CACHE_CHARS: Final = 16_384
-_TOKENIZE_TIMEOUT_S: Final = 30
+# A batch of the prompt that is computed between two looks at whether it is still wanted. Without
+# a GPU larger ones are not faster, and all that run beside it wait for its end.
+_CPU_BATCH_TOKENS: Final = 128
+_FORGOTTEN: Final = 2
+# A batch takes seconds on the slowest of machines, and a token less.
+_STUCK_S: Final = 60.0
+_SEEN_PROMPTS: Final = 4096
 
 
 class LlamaCppEngine:
@@ -36,18 +38,34 @@ class LlamaCppEngine:
 
     The library always opens a loopback port of its own; it is locked with a random key and used
     here only to tokenise.
+
+    With the same seed a prompt gives the same text while requests come one after another, whether
+    its tokens are read from the cache or anew; on a GPU, and among concurrent requests, the
+    arithmetic depends on what is computed together, and so may the text.
     """
 
     def __init__(
-        self, server: "xllamacpp.Server", key: str, model: ModelInfo, gguf: GgufModel
+        self,
+        server: "xllamacpp.Server",
+        tokenizer: LlamaTokenizer,
+        text: PlainText,
+        chat_template: str | None,
+        model: ModelInfo,
+        *,
+        reproducible: bool,
     ) -> None:
         self._server = server
+        self._tokenizer = tokenizer
+        self.text = text
+        self.chat_template = chat_template
         self.model = model
-        self.chat_template = gguf.chat_template
         self.context_size = model.context_size or 0
-        self._tokenizer = _Tokenizer(str(server.listening_address), key)
-        self.text = PlainText(self._tokenizer, gguf.special)
         self._threads = ThreadPoolExecutor(model.slots or 1, thread_name_prefix="llama")
+        self._active: set[Chunks] = set()
+        self._running: set[Chunks] = set()
+        self.clock: Callable[[], float] = time.monotonic
+        self._seen = _Seen() if reproducible else None
+        self._closed = False
 
     async def generate(
         self, token_ids: Sequence[int], sampling: EffectiveSampling, grammar: str | None
@@ -55,40 +73,96 @@ class LlamaCppEngine:
         """Yield text as it is generated; closing the iterator frees the slot."""
         if grammar is not None:
             try:
-                check_grammar(grammar)
+                # Long for a long one; what the executor has checked is remembered.
+                await asyncio.to_thread(check_grammar, grammar)
             except GrammarInvalid as error:
                 raise GrammarError(str(error)) from None
-        body = _completion_body(token_ids, sampling, grammar)
-        loop = asyncio.get_running_loop()
-        chunks: asyncio.Queue[Mapping[str, object] | None] = asyncio.Queue()
-        cancelled = threading.Event()
-
-        def on_chunk(chunk: Mapping[str, object]) -> bool:
-            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-            return cancelled.is_set()
-
-        def run() -> None:
-            try:
-                if not cancelled.is_set():
-                    self._server.handle_completions(body, on_chunk)
-            finally:
-                loop.call_soon_threadsafe(chunks.put_nowait, None)
-
-        finished = loop.run_in_executor(self._threads, run)
+        if self._closed:
+            raise EngineError("The engine is closed.")
+        chunks = Chunks(self.clock)
+        body = completion_body(token_ids, sampling, grammar)
+        again = self._seen is not None and self._seen.add(token_ids)
+        # Where any text is as good as another, or others run beside it, nothing is to be gained.
+        fixed = sampling.seed >= 0 or sampling.temperature == 0
+        forget = token_ids if again and fixed and not self._active else None
+        self._active.add(chunks)
         try:
-            while (chunk := await chunks.get()) is not None:
-                yield _piece(chunk)
-            await finished
-        except RuntimeError as error:
-            raise EngineError("The engine failed while generating.") from error
+            self._threads.submit(self._run, body, chunks, forget)
+            async for chunk in chunks:
+                piece = piece_of(chunk)
+                if piece is not None:
+                    yield piece
         finally:
-            cancelled.set()
+            chunks.cancelled = True
+            self._active.discard(chunks)
+
+    async def ready(self) -> bool:
+        """Tell whether requests can be taken: from the start until it is closed or hangs.
+
+        It hangs once the library has said nothing of what it runs, wanted or not, for a minute.
+        """
+        now = self.clock()
+        stuck = any(now - chunks.heard_at > _STUCK_S for chunks in self._running.copy())
+        return not self._closed and not stuck
 
     async def close(self) -> None:
-        """Wait for running generations and free the model."""
+        """Stop what is running and free the model."""
+        if self._closed:
+            return
+        self._closed = True
+        for chunks in self._active:
+            chunks.cancelled = True
         await asyncio.to_thread(self._threads.shutdown)
         self._tokenizer.close()
         del self._server
+
+    def _run(self, body: str, chunks: Chunks, forget: Sequence[int] | None) -> None:
+        """Generate, in a thread of its own, until the end or until ``chunks`` are not wanted."""
+        chunks.heard_at = self.clock()
+        self._running.add(chunks)
+        try:
+            if forget is not None and not chunks.cancelled:
+                self._forget_end(forget)
+            if not chunks.cancelled:
+                self._server.handle_completions(body, chunks.put)
+        except Exception:  # noqa: BLE001 - whatever it is, the request has failed and must end
+            chunks.error = EngineError("The engine failed while generating.")
+        finally:
+            self._running.discard(chunks)
+            chunks.put(None)
+
+    def _forget_end(self, token_ids: Sequence[int]) -> None:
+        """Let the slot that holds ``token_ids`` forget the last two of them.
+
+        A prompt that is wholly cached has its last token computed alone, by other sums than in a
+        batch, and the text would not be that of the first time. Two are a batch.
+        """
+        if len(token_ids) > _FORGOTTEN:
+            kept = token_ids[:-_FORGOTTEN]
+            other = next((token for token in kept if token != token_ids[-_FORGOTTEN]), None)
+            if other is not None:
+                self._server.handle_completions(prefill_body([*kept, other]), _ignore)
+
+
+class _Seen:
+    """The prompts that were run lately, by their hashes."""
+
+    def __init__(self) -> None:
+        self._hashes: OrderedDict[int, None] = OrderedDict()
+
+    def add(self, token_ids: Sequence[int]) -> bool:
+        """Remember ``token_ids``; tell whether they were here before."""
+        key = hash(tuple(token_ids))
+        known = key in self._hashes
+        self._hashes[key] = None
+        self._hashes.move_to_end(key)
+        if len(self._hashes) > _SEEN_PROMPTS:
+            self._hashes.popitem(last=False)
+        return known
+
+
+def _ignore(_chunk: str) -> bool:
+    return False
 
 
 def start_llama_cpp(
@@ -126,6 +200,9 @@ def start_llama_cpp(
     context = min(context_size, gguf.context_length or context_size)
     key = secrets.token_urlsafe(32)
     params = _params(xllamacpp, path, key, context * slots, slots, threads, prompt_cache_mib)
+    reproducible = not _has_gpu(xllamacpp.get_device_info())
+    if reproducible:
+        _compute_alike(xllamacpp, params)
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
@@ -133,16 +210,27 @@ def start_llama_cpp(
             f"llama.cpp cannot load the model file {path}; it is damaged, needs more memory than "
             "there is, or has an unknown architecture. Use another file."
         ) from None
+    tokenizer = LlamaTokenizer(str(server.listening_address), key)
+    text = gguf.plain_text(tokenizer)
     model = ModelInfo(
         name=path.stem,
         engine="llama_cpp",
         file_sha256=digest,
         chat_template_sha256=sha256_of_text(gguf.chat_template) if gguf.chat_template else None,
-        family="chatml",
+        family=_family(text, gguf.chat_template),
         context_size=context,
         slots=slots,
     )
-    return LlamaCppEngine(server, key, model, gguf)
+    return LlamaCppEngine(
+        server, tokenizer, text, gguf.chat_template, model, reproducible=reproducible
+    )
+
+
+def _family(text: PlainText, chat_template: str | None) -> str | None:
+    try:
+        return chat_renderer(text, chat_template).name
+    except UnsupportedModelError:
+        return None
 
 
 def _checked_file(path: Path, expected_sha256: str | None) -> tuple[GgufModel, str]:
@@ -186,112 +274,17 @@ def _params(
     return params
 
 
-def _completion_body(
-    token_ids: Sequence[int], sampling: EffectiveSampling, grammar: str | None
-) -> dict[str, object]:
-    """State every sampler, so that none of the engine's own defaults takes part."""
-    body: dict[str, object] = {
-        "prompt": list(token_ids),
-        "n_predict": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "typical_p": 1.0,
-        "xtc_probability": 0.0,
-        "repeat_penalty": sampling.repetition_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "dry_multiplier": sampling.dry_multiplier,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop),
-        "cache_prompt": True,
-        "stream": True,
-    }
-    if grammar is not None:
-        body["grammar"] = grammar
-    return body
+def _has_gpu(devices: Iterable[Mapping[str, object]]) -> bool:
+    return any("GPU" in str(device["type"]) for device in devices)
 
 
-def _piece(chunk: Mapping[str, object]) -> Piece:
-    error = chunk.get("error")
-    if isinstance(error, Mapping):
-        if "grammar" in str(error.get("message", "")):
-            raise GrammarError("The grammar is not valid GBNF.")
-        raise EngineError("The engine refused the request.")
-    choices = cast("Sequence[Mapping[str, object]]", chunk["choices"])
-    usage = cast("Mapping[str, int]", chunk.get("usage") or {})
-    return Piece(
-        text=str(choices[0].get("text") or ""),
-        finish_reason=_finish_reason(choices[0].get("finish_reason")),
-        tokens_generated=usage.get("completion_tokens", 0),
-    )
+def _compute_alike(library: object, params: "xllamacpp.CommonParams") -> None:
+    """Let a token come out of the same sums in every batch of two or more tokens.
 
-
-def _finish_reason(value: object) -> FinishReason | None:
-    if value == "stop":
-        return "stop"
-    return "length" if value == "length" else None
-
-
-class _Tokenizer:
-    """The model's tokenizer, over the engine's loopback port. Thread-safe; caches short texts."""
-
-    def __init__(self, address: str, key: str) -> None:
-        self._host = urlsplit(address).netloc
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self._cache: OrderedDict[str, list[int]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
-
-    def __call__(self, text: str) -> list[int]:
-        with self._lock:
-            cached = self._cache.get(text)
-            if cached is not None:
-                self._cache.move_to_end(text)
-                return cached
-        ids = self._ask(text)
-        if len(text) <= _TOKENIZE_CACHE_CHARS:
-            with self._lock:
-                self._cache[text] = ids
-                if len(self._cache) > _TOKENIZE_CACHE_TEXTS:
-                    self._cache.popitem(last=False)
-        return ids
-
-    def close(self) -> None:
-        """Close the connections that are not in use."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
-    def _ask(self, text: str) -> list[int]:
-        body = msgspec.json.encode({"content": text, "add_special": False, "parse_special": False})
-        with self._lock:
-            kept = self._idle.pop() if self._idle else None
-        if kept is not None:
-            try:
-                return self._exchange(kept, body)
-            except (OSError, http.client.HTTPException):
-                # The engine drops a connection after seconds without use: a fresh one decides.
-                kept.close()
-        fresh = http.client.HTTPConnection(self._host, timeout=_TOKENIZE_TIMEOUT_S)
-        try:
-            return self._exchange(fresh, body)
-        except (OSError, http.client.HTTPException) as error:
-            fresh.close()
-            raise EngineError("The engine's tokenizer does not answer.") from error
-
-    def _exchange(self, connection: http.client.HTTPConnection, body: bytes) -> list[int]:
-        connection.request("POST", "/tokenize", body, self._headers)
-        response = connection.getresponse()
-        answer = response.read()
-        with self._lock:
-            self._idle.append(connection)
-        if response.status != http.client.OK:
-            raise EngineError("The engine could not tokenise a text.")
-        return msgspec.json.decode(answer, type=_Tokens).tokens
-
-
-class _Tokens(msgspec.Struct):
-    tokens: list[int]
+    On a CPU, flash attention adds up in another order for long batches than for short ones, and
+    is slower at generating; without it a prompt's cached part equals the computed one.
+    """
+    kinds = getattr(library, "llama_flash_attn_type")  # noqa: B009 - an untyped module
+    params.flash_attn_type = kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_batch = _CPU_BATCH_TOKENS
+    params.n_ubatch = _CPU_BATCH_TOKENS
