@@ -81,7 +81,7 @@ def measure_book(*, edits: int) -> BookFigures:
     with tempfile.TemporaryDirectory() as directory:
         figures.propagation.append(_on_sqlite(Path(directory), edits))
     with ExitStack() as stack:
-        url = _postgres_url(stack)
+        url = durable_postgres(stack)
         if url is None:
             figures.skipped.append("edits on Postgres: there are no programs of Postgres here")
         else:
@@ -269,7 +269,7 @@ def _settings(directory: Path, database_url: str | None) -> Settings:
     return Settings(data_dir=directory, database_url=database_url, bootstrap_key=SecretStr(_KEY))
 
 
-def _postgres_url(stack: ExitStack) -> str | None:
+def durable_postgres(stack: ExitStack) -> str | None:
     """Start the tests' own Postgres, with durable commits; None where there is none."""
     spec = importlib.util.spec_from_file_location("postgres", _ROOT / "tests" / "postgres.py")
     if spec is None or spec.loader is None:

@@ -33,7 +33,7 @@ from onbook.flows.infer_verified import infer_verified
 from onbook.flows.record_enhancement import record_enhancement
 from onbook.gateway.app import build_gateway
 from onbook.gateway.routes.enhance_prompt import command_from, response_from
-from onbook.ports.inference import Completion
+from onbook.ports.inference import Completion, WorkerPromise
 from onbook.settings import Settings
 from onbook.wire.gateway_api import read_enhance_request
 from onbook.wire.receipt import signature_valid
@@ -41,6 +41,8 @@ from onbook.wire.worker_api import Endpoint, InferenceRequest
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
+
+    from onbook.domain.worker_health import Trouble
 
 _AT_ONCE: Final = 16
 _REQUEST_ID: Final = "00000000-0000-4000-8000-000000000000"
@@ -89,8 +91,11 @@ class _Worker:
     def __init__(self) -> None:
         self._worker = SigningWorker()
         self.worker_id: str | None = self._worker.info.worker_id
-        self.public_key: str | None = self._worker.info.public_key
+        self.public_keys = frozenset({self._worker.info.public_key})
+        self.published = self._worker.info.keys
         self.model_sha256: str | None = self._worker.info.model.file_sha256
+        self.promise: WorkerPromise | None = None
+        self.trouble: Trouble | None = None
         self.repeat: Completion | None = None
         self.last: Completion | None = None
         self.spent_s = 0.0
@@ -195,7 +200,7 @@ def _calls(bench: _Bench) -> list[tuple[str, Callable[[_Item], object]]]:
     """Return the steps that are plain calls; the first is the baseline."""
     services, encoder = bench.service.enhance, msgspec.json.Encoder()
     counter = services.counters["clip"]
-    observer, key = services.observer, bench.worker.public_key or ""
+    observer, key = services.observer, next(iter(bench.worker.public_keys))
 
     def signature(item: _Item) -> object:
         receipt = item.completion.receipt

@@ -8,13 +8,14 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final, cast
 
 import httptools
 import msgspec
 import uvloop
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from onbook.wire.signing import new_ring
 from onbook.wire.worker_api import (
     InferenceRequest,
     InferenceResponse,
@@ -23,7 +24,6 @@ from onbook.wire.worker_api import (
     effective_sampling,
 )
 from onbook.worker.engines.echo import EchoEngine
-from onbook.worker.identity import worker_id_of
 from onbook.worker.purity import probe_purity
 from onbook.worker.receipts import ReceiptSigner
 from onbook.worker.rendering import chat_renderer
@@ -62,12 +62,15 @@ class SigningWorker:
     """Answers with a receipt that the worker's own code renders, states and signs."""
 
     def __init__(self) -> None:
-        key = Ed25519PrivateKey.generate()
+        now = datetime.now(UTC)
+        ring = new_ring("worker", at=now)
+        signer = ring.signer(now)
         engine = EchoEngine(context_size=65_536)
         self._renderer = chat_renderer(engine.text, engine.chat_template)
-        self._signer = ReceiptSigner(worker_id_of(key), key, engine.model)
+        self._signer = ReceiptSigner(ring.owner, lambda: signer, engine.model)
         self._decoder = msgspec.json.Decoder(InferenceRequest)
-        self.info = _info(self._signer, probe_purity(self._renderer))
+        purity = probe_purity(self._renderer, engine.text, engine.chat_template)
+        self.info = _info(self._signer, purity)
 
     def answer(self, body: bytes) -> bytes:
         """Execute one body of ``POST /enhance``."""
@@ -79,6 +82,7 @@ class SigningWorker:
             request,
             sampling=effective_sampling(request, "enhance"),
             rendering=self._renderer.name,
+            prompt_tokens=len(token_ids),
             token_ids=token_ids,
             finish_reason="stop",
             output=output,
