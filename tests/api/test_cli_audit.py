@@ -93,6 +93,7 @@ async def test_a_gateway_leaves_a_sound_log_and_evidence_of_each_answer(tmp_path
 
     proof = tmp_path / "proof.json"
     audit(data, "export", ids[1], "--texts", "-o", proof)
+    assert proof.stat().st_mode & 0o777 == 0o600
     key = trusted(data)
     (tmp_path / "empty").mkdir()
     there = (tmp_path / "empty" / "proof.json").resolve()

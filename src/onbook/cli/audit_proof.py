@@ -1,5 +1,6 @@
 """``onbook audit export``, ``verify-proof`` and ``checkpoint``."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -49,10 +50,16 @@ def export_row(settings: Settings, request_id: str, *, with_texts: bool, to: Pat
         typer.echo(encoded_proof(proof), nl=False)
         return
     try:
-        to.write_bytes(encoded_proof(proof))
+        # It may hold what people said: for its owner only.
+        with open(to, "wb", opener=_private) as file:
+            file.write(encoded_proof(proof))
     except OSError as error:
         fail(f"{to} cannot be written: {error.strerror}.", code=2)
     output.note(f"Written to {to}.")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def check_proof(file: Path, trust: Sequence[str], workers: Sequence[str], *, as_json: bool) -> None:

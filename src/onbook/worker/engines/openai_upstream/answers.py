@@ -127,22 +127,6 @@ async def openai_pieces(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[P
     yield Piece("", ended, usage.completion_tokens, usage.prompt_tokens)
 
 
-async def with_checked_prompt(
-    pieces: AsyncGenerator[Piece, None], prompt_tokens: int
-) -> AsyncGenerator[Piece, None]:
-    """Pass ``pieces`` on; the server must have read exactly the ids that it was given.
-
-    Raises:
-        EngineError: it read another number of tokens.
-    """
-    async with aclosing(pieces):
-        async for piece in pieces:
-            read = piece.prompt_tokens
-            if read is not None and read != prompt_tokens:
-                raise EngineError(f"The upstream read {read} tokens instead of {prompt_tokens}.")
-            yield piece
-
-
 def _text_of(choice: _Choice) -> str | None:
     delta = choice.delta
     if delta is None:

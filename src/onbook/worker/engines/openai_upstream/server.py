@@ -5,7 +5,7 @@ import select
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -28,7 +28,7 @@ class Server:
     """An upstream: its base URL without a slash at the end, its key, and the longest silence."""
 
     url: str
-    key: str | None
+    key: str | None = field(repr=False)
     timeout_s: float
 
     @property

@@ -18,7 +18,6 @@ from onbook.worker.engines.openai_upstream.answers import (
     answer_limit,
     llama_pieces,
     openai_pieces,
-    with_checked_prompt,
 )
 from onbook.worker.engines.openai_upstream.sampling import (
     Flavour,
@@ -91,7 +90,7 @@ class TokenUpstream:
             asked = openai_sampling(self._flavour, sampling, grammar)
             body = {"model": self._upstream_model, "prompt": list(token_ids), **asked}
             pieces = openai_pieces(self._stream.events("/v1/completions", body, limit_bytes=limit))
-        pieces = self._watch.watched(with_checked_prompt(pieces, len(token_ids)))
+        pieces = self._watch.watched(pieces)
         async with aclosing(pieces) as checked:
             async for piece in checked:
                 yield piece
