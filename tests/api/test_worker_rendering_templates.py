@@ -183,6 +183,20 @@ def test_a_hostile_template_is_bounded_and_refused(kind: str) -> None:
     assert perf_counter() - started < 29
 
 
+@pytest.mark.parametrize(
+    "inside", ["''.__class__", "messages.__class__", "raise_exception.__globals__"]
+)
+def test_what_python_is_made_of_is_not_there_for_a_template(inside: str) -> None:
+    # It would write, and be refused, if it saw anything.
+    peeking = f"{{% if {inside} is defined %}}escaped{{% endif %}}" + PLAIN
+    assert chat_renderer(TEXT, peeking).name == "template"
+
+
+def test_a_template_can_change_no_list_not_even_its_own() -> None:
+    with pytest.raises(UnsupportedModelError):
+        chat_renderer(TEXT, "{% set _ = [].append(1) %}" + PLAIN)
+
+
 def test_a_template_cannot_take_the_machines_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     (result,) = written(HOSTILE["a huge text"], "", "", (("user",),))
