@@ -113,7 +113,9 @@ def _templates(draw: st.DrawFn) -> Template:
                     frequency_penalty=st.none() | _floats(-2, 2),
                     presence_penalty=st.none() | _floats(-2, 2),
                     dry_multiplier=st.none() | _floats(0, 10),
-                    stop=st.lists(_ANY_TEXT, max_size=3).map(tuple),
+                    stop=st.lists(
+                        _ANY_TEXT.filter(lambda text: 1 <= len(text) <= 256), max_size=3
+                    ).map(tuple),
                 )
             ),
             examples=examples,

@@ -113,7 +113,7 @@ class ProvenTemplate(_Part, frozen=True):
 
     content: dict[str, object]
     event: dict[str, object] | None
-    checkpoint: EventCover | None = None
+    checkpoint: EventCover | None
 
 
 class ProvenTexts(_Part, frozen=True):
