@@ -10,6 +10,7 @@ import structlog
 
 from onbook.ports.stores import StoreUnavailable
 from onbook.wire.audit_chain import Head, head_statement, link_hash
+from onbook.wire.canonical import MAX_SAFE_INTEGER
 from onbook.wire.signing import Signer
 
 _log = structlog.get_logger(__name__)
@@ -19,7 +20,6 @@ _log = structlog.get_logger(__name__)
 Place = tuple[str, int, str, int, str, str | None, str | None]
 SignerSource = Callable[[], Signer]
 
-_MAX_SAFE_INTEGER: Final = 2**53 - 1
 # More than can be under way at once; an older one that comes to light only ends the chain.
 _MAX_DOUBTFUL: Final = 16
 
@@ -30,7 +30,7 @@ def audited_value(value: object) -> object:
     An integer that has no canonical form (RFC 8785) is said as a text.
     """
     if isinstance(value, int):
-        return value if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else str(value)
+        return value if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else str(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     return value

@@ -19,10 +19,10 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.types import NullType
 
-from onbook.adapters.database.audit_rows import MAX_SAFE_INTEGER
 from onbook.adapters.database.tables import enhancement_logs
 from onbook.adapters.database.template_rows import storable
 from onbook.adapters.database.types import JsonDocument, UtcDateTime
+from onbook.wire.canonical import MAX_SAFE_INTEGER
 
 _log: Final = enhancement_logs
 _SQLITE: Final = "sqlite"

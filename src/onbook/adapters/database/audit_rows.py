@@ -10,6 +10,7 @@ from onbook.adapters.database.log_rows import CHAIN_COLUMNS, ROW_COLUMNS
 from onbook.adapters.database.tables import enhancement_logs
 from onbook.adapters.database.types import utc_from_text, utc_text
 from onbook.ports.audit import AuditedRow
+from onbook.wire.canonical import MAX_SAFE_INTEGER
 
 _BOOLEANS: Final = tuple(
     column.name for column in enhancement_logs.columns if isinstance(column.type, Boolean)
@@ -18,7 +19,6 @@ _INTEGERS: Final = tuple(
     name for name in ROW_COLUMNS if isinstance(enhancement_logs.columns[name].type, Integer)
 )
 # As the writing side has it: beyond it an integer has no canonical form, and is said as a text.
-MAX_SAFE_INTEGER: Final = 2**53 - 1
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 _COUNT: Final = len(ROW_COLUMNS)
 STORED_COLUMNS: Final = (*ROW_COLUMNS, *CHAIN_COLUMNS)
